@@ -1,0 +1,117 @@
+// The contract of the kernels: what the layers may ask for, and what each answer means.
+//
+// Idea: one table of functions a level of machine (ref, avx2, avx512 ...), chosen once at start by name. `ref` is plain
+// C++ and the truth; every other level is held against it by one table of op cases (kernels_test.cc). A kernel takes
+// checked arguments, returns void, allocates nothing, prints nothing and runs on one thread: callers cut the work.
+//
+// Order of arithmetic: within one level the result for one (row, token) pair does not depend on how many rows or tokens
+// are asked for in the call, nor on where ranges begin and end. Decode therefore equals prefill bit for bit wherever the
+// same kernel serves both.
+//
+// Letters: T tokens, N rows of a weight = output features, K cols of a weight = input features, S cached positions,
+// H heads. Strides are in elements.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "tensor/view.h"
+
+namespace westlake {
+
+// Activations for the quantised path: int8 with one scale a block of 32, x[i] ~ d[i/32] * qs[i].
+// sums[i/16] holds the sum of sixteen qs, for formats with a minimum or an offset.
+// A row of K numbers takes K int8, K/32 floats and K/16 int16. Requires: K % 32 == 0.
+struct Q8Rows {
+  int8_t* qs = nullptr;      // [T, K]
+  float* d = nullptr;        // [T, K/32]
+  int16_t* sums = nullptr;   // [T, K/16]
+  int64_t cols = 0;          // K
+
+  int8_t* qs_row(int64_t t) const { return qs + t * cols; }
+  float* d_row(int64_t t) const { return d + t * (cols / 32); }
+  int16_t* sums_row(int64_t t) const { return sums + t * (cols / 16); }
+};
+
+// A range [begin, end) of rows of a weight.
+struct RowRange {
+  int64_t begin = 0, end = 0;
+};
+
+// One query head-group against cached keys and values.
+//   out[i] = sum_s softmax_s(scale * q[i] . k[s]) v[s],   s in [0, n_keys)
+// Row s of the cache is at pages[s / page_tokens] + (s % page_tokens) * row_stride; the key is its floats
+// [k_offset, k_offset + k_dim), the value [v_offset, v_offset + v_dim) (the two may overlap: MLA's latent is both).
+struct AttendArgs {
+  const float* q = nullptr;  // [n_q, k_dim], row stride q_stride
+  int64_t q_stride = 0;
+  int n_q = 0;               // query rows that see the same keys: heads of a GQA group, or all heads of MLA
+  const float* const* pages = nullptr;
+  int64_t page_tokens = 0;
+  int64_t row_stride = 0;
+  int64_t k_offset = 0, k_dim = 0;
+  int64_t v_offset = 0, v_dim = 0;
+  int64_t n_keys = 0;        // >= 1
+  float scale = 1;
+  float* out = nullptr;      // [n_q, v_dim], row stride out_stride
+  int64_t out_stride = 0;
+  float* scratch = nullptr;  // n_q * n_keys floats
+};
+
+struct KernelTable {
+  std::string_view name;
+
+  // y[t, n] = sum_k x[t, k] W[n, k] for n in rows, t in [0, T); float32 activations, weights dequantised on the fly,
+  // float32 accumulation. `panel` is scratch of kPanelRows * K floats. All weight dtypes.
+  // Bytes: rows * row_bytes once a call + T*K*4; FLOPs: 2 T N K.
+  void (*gemm_f32)(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy,
+                   float* panel);
+
+  // The same with int8 activations; each dot is exact in int32 within a block of 32, then float32 over blocks.
+  // Requires: is_quantised(w.dtype).
+  void (*gemm_q8)(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel);
+
+  // y[t, k] += sum_{n in rows} x[t, n] W[n, k]: the transposed product (absorbed MLA, input gradients).
+  // x is [T, N] with row stride ldx, indexed by the absolute n; y is [T, K]. Accumulates in ascending n.
+  void (*gemm_nn_f32)(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy,
+                      float* panel);
+
+  // One row: out[0..n) = numbers of the row (codec.h, faster).
+  void (*dequantise)(const Mat& w, int64_t row, float* out);
+
+  // Rows [0, T) of x [T, K] (stride ldx) to int8 blocks. d = max|x| / 127 of each block of 32, round to nearest even.
+  void (*quantise_q8)(const float* x, int64_t ldx, int64_t T, Q8Rows out);
+
+  // y[i] = x[i] * rsqrt(mean(x^2) + eps) * weight[i], one row of n. weight may be null (all ones). y may be x.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
+
+  // y[i] = silu(gate[i]) * up[i], silu(x) = x / (1 + exp(-x)). y may be gate or up.
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* y);
+
+  // y[i] += a * x[i]
+  void (*axpy)(float a, const float* x, int64_t n, float* y);
+
+  // sum_i a[i] b[i]
+  float (*dot)(const float* a, const float* b, int64_t n);
+
+  // x := softmax(x) in place, one row of n >= 1, maximum subtracted.
+  void (*softmax)(float* x, int64_t n);
+
+  // Rotates n/2 pairs by (cos, sin)[n/2]. Interleaved: pairs (x[2i], x[2i+1]); halves: (x[i], x[i + n/2]).
+  void (*rope_interleaved)(float* x, const float* cos, const float* sin, int64_t n);
+  void (*rope_halves)(float* x, const float* cos, const float* sin, int64_t n);
+
+  void (*attend)(const AttendArgs& args);
+};
+
+// Rows that a gemm dequantises at a time into its panel scratch.
+inline constexpr int64_t kPanelRows = 16;
+
+// The levels this machine can run, slowest first; ref is always there.
+const std::vector<const KernelTable*>& available_kernels();
+
+// The level of that name, or null when this build or this machine does not have it. Empty name: the fastest.
+const KernelTable* kernels_by_name(std::string_view name);
+
+}  // namespace westlake
