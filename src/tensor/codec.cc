@@ -1,0 +1,106 @@
+// The doors of the codec: which format goes where, the plain numbers, and FP8 matrices under their scales.
+// Idea: a block is copied to the stack before it is read, so that rows may start at any byte.
+#include "tensor/codec.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "tensor/codec_parts.h"
+#include "tensor/scalar.h"
+
+namespace westlake {
+namespace {
+
+template <typename Stored, typename Decode>
+void dequantise_numbers(const std::byte* in, int64_t n, float* out, Decode decode) {
+  for (int64_t i = 0; i < n; ++i) {
+    Stored stored;
+    std::memcpy(&stored, in + i * static_cast<int64_t>(sizeof stored), sizeof stored);
+    out[i] = decode(stored);
+  }
+}
+
+template <typename Block>
+void dequantise_blocks(const std::byte* in, int64_t n, int block_elements, float* out) {
+  for (int64_t first = 0; first < n; first += block_elements, in += sizeof(Block)) {
+    Block block;
+    std::memcpy(&block, in, sizeof block);
+    dequantise_block(block, out + first);
+  }
+}
+
+// The scale at index `i` of a matrix's scales.
+float scale_at(const Mat& mat, int64_t i) {
+  if (mat.scale_dtype == DType::kF8E8M0) return e8m0_to_float(std::to_integer<uint8_t>(mat.scales[i]));
+  CHECK(mat.scale_dtype == DType::kF32, "scales of dtype {}", dtype_name(mat.scale_dtype));
+  float scale;
+  std::memcpy(&scale, mat.scales + i * static_cast<int64_t>(sizeof scale), sizeof scale);
+  return scale;
+}
+
+}  // namespace
+
+void dequantise_row(DType dtype, const std::byte* in, int64_t n, float* out) {
+  const int block = dtype_info(dtype).block_elements;
+  CHECK(n >= 0 && n % block == 0, "{} numbers are no whole blocks of {}", n, dtype_name(dtype));
+  switch (dtype) {
+    case DType::kF32:
+      if (n > 0) std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
+      return;
+    case DType::kF16:
+      return dequantise_numbers<uint16_t>(in, n, out, f16_to_float);
+    case DType::kBF16:
+      return dequantise_numbers<uint16_t>(in, n, out, bf16_to_float);
+    case DType::kF8E4M3:
+      return dequantise_numbers<uint8_t>(in, n, out, e4m3_to_float);
+    case DType::kF8E8M0:
+      return dequantise_numbers<uint8_t>(in, n, out, e8m0_to_float);
+    case DType::kQ4_0:
+      return dequantise_blocks<BlockQ4_0>(in, n, block, out);
+    case DType::kQ4_1:
+      return dequantise_blocks<BlockQ4_1>(in, n, block, out);
+    case DType::kQ5_0:
+      return dequantise_blocks<BlockQ5_0>(in, n, block, out);
+    case DType::kQ5_1:
+      return dequantise_blocks<BlockQ5_1>(in, n, block, out);
+    case DType::kQ8_0:
+      return dequantise_blocks<BlockQ8_0>(in, n, block, out);
+    case DType::kQ2_K:
+      return dequantise_blocks<BlockQ2_K>(in, n, block, out);
+    case DType::kQ3_K:
+      return dequantise_blocks<BlockQ3_K>(in, n, block, out);
+    case DType::kQ4_K:
+      return dequantise_blocks<BlockQ4_K>(in, n, block, out);
+    case DType::kQ5_K:
+      return dequantise_blocks<BlockQ5_K>(in, n, block, out);
+    case DType::kQ6_K:
+      return dequantise_blocks<BlockQ6_K>(in, n, block, out);
+    case DType::kIQ4_NL:
+      return dequantise_blocks<BlockIQ4_NL>(in, n, block, out);
+    case DType::kIQ4_XS:
+      return dequantise_blocks<BlockIQ4_XS>(in, n, block, out);
+    case DType::kI8:
+    case DType::kI32:
+    case DType::kI64:
+    case DType::kU8:
+    case DType::kCount:
+      break;
+  }
+  CHECK(false, "{} holds no weights", dtype_name(dtype));
+}
+
+void dequantise_row(const Mat& mat, int64_t row, float* out) {
+  CHECK(row >= 0 && row < mat.rows, "row {} of {}", row, mat.rows);
+  dequantise_row(mat.dtype, mat.row(row), mat.cols, out);
+  if (mat.scales == nullptr) return;
+  CHECK(mat.dtype == DType::kF8E4M3, "scales beside {}", dtype_name(mat.dtype));
+  const int64_t first_scale = row / Mat::kScaleBlock * mat.scale_cols();
+  for (int64_t block = 0; block < mat.scale_cols(); ++block) {
+    const float scale = scale_at(mat, first_scale + block);
+    const int64_t end = std::min((block + 1) * Mat::kScaleBlock, mat.cols);
+    for (int64_t i = block * Mat::kScaleBlock; i < end; ++i) out[i] *= scale;
+  }
+}
+
+}  // namespace westlake
