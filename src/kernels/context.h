@@ -68,13 +68,21 @@ struct Context {
 // ctx.exact. `x` row stride ldx, `y` row stride ldy.
 void linear(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy);
 
-// The same input through several weights at once (q, k, v; gate, up): one region, x quantised once.
+// Several products in one parallel region: q, k, v of one input; gate and up of all chosen experts; down of each expert
+// over its own tokens. Inputs that are the same pointer in neighbouring jobs are quantised once. The work of all jobs is
+// cut over the threads together, so that they end together.
 struct LinearJob {
-  const Mat* w;
-  float* y;
+  const Mat* w;     // [N, K]
+  const float* x;   // [T, K]
+  int64_t ldx;
+  int64_t T;
+  float* y;         // [T, N]
   int64_t ldy;
 };
-void linear_many(Context& ctx, const LinearJob* jobs, int n_jobs, const float* x, int64_t ldx, int64_t T);
+void linear_jobs(Context& ctx, const LinearJob* jobs, int n_jobs);
+
+// As linear(), with float32 activations whatever the context says: routers, where rounding would change the choice.
+void linear_f32(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy);
 
 // y[T, K] = x[T, N] W: the transposed product.
 void linear_transposed(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy);
