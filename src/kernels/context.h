@@ -69,14 +69,14 @@ struct Context {
 void linear(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy);
 
 // Several products in one parallel region: q, k, v of one input; gate and up of all chosen experts; down of each expert
-// over its own tokens. Inputs that are the same pointer in neighbouring jobs are quantised once. The work of all jobs is
-// cut over the threads together, so that they end together.
+// over its own tokens. Inputs that are the same pointer in neighbouring jobs are quantised once. The work of all jobs
+// is cut over the threads together, so that they end together.
 struct LinearJob {
-  const Mat* w;     // [N, K]
-  const float* x;   // [T, K]
+  const Mat* w;    // [N, K]
+  const float* x;  // [T, K]
   int64_t ldx;
   int64_t T;
-  float* y;         // [T, N]
+  float* y;  // [T, N]
   int64_t ldy;
 };
 void linear_jobs(Context& ctx, const LinearJob* jobs, int n_jobs);

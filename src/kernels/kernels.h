@@ -5,8 +5,8 @@
 // checked arguments, returns void, allocates nothing, prints nothing and runs on one thread: callers cut the work.
 //
 // Order of arithmetic: within one level the result for one (row, token) pair does not depend on how many rows or tokens
-// are asked for in the call, nor on where ranges begin and end. Decode therefore equals prefill bit for bit wherever the
-// same kernel serves both.
+// are asked for in the call, nor on where ranges begin and end. Decode therefore equals prefill bit for bit wherever
+// the same kernel serves both.
 //
 // Letters: T tokens, N rows of a weight = output features, K cols of a weight = input features, S cached positions,
 // H heads. Strides are in elements.
@@ -24,10 +24,10 @@ namespace westlake {
 // sums[i/16] holds the sum of sixteen qs, for formats with a minimum or an offset.
 // A row of K numbers takes K int8, K/32 floats and K/16 int16. Requires: K % 32 == 0.
 struct Q8Rows {
-  int8_t* qs = nullptr;      // [T, K]
-  float* d = nullptr;        // [T, K/32]
-  int16_t* sums = nullptr;   // [T, K/16]
-  int64_t cols = 0;          // K
+  int8_t* qs = nullptr;     // [T, K]
+  float* d = nullptr;       // [T, K/32]
+  int16_t* sums = nullptr;  // [T, K/16]
+  int64_t cols = 0;         // K
 
   int8_t* qs_row(int64_t t) const { return qs + t * cols; }
   float* d_row(int64_t t) const { return d + t * (cols / 32); }
@@ -46,15 +46,15 @@ struct RowRange {
 struct AttendArgs {
   const float* q = nullptr;  // [n_q, k_dim], row stride q_stride
   int64_t q_stride = 0;
-  int n_q = 0;               // query rows that see the same keys: heads of a GQA group, or all heads of MLA
+  int n_q = 0;  // query rows that see the same keys: heads of a GQA group, or all heads of MLA
   const float* const* pages = nullptr;
   int64_t page_tokens = 0;
   int64_t row_stride = 0;
   int64_t k_offset = 0, k_dim = 0;
   int64_t v_offset = 0, v_dim = 0;
-  int64_t n_keys = 0;        // >= 1
+  int64_t n_keys = 0;  // >= 1
   float scale = 1;
-  float* out = nullptr;      // [n_q, v_dim], row stride out_stride
+  float* out = nullptr;  // [n_q, v_dim], row stride out_stride
   int64_t out_stride = 0;
   float* scratch = nullptr;  // n_q * n_keys floats
 };

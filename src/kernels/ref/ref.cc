@@ -1,0 +1,189 @@
+// The plain truth: every entry of the contract, one equation after the other, float32 in plain order.
+//
+// Idea: readable first. Other levels are held against these functions, so nothing here is fast, and nothing is clever:
+// no vector flags, no reordering. gemm_q8 is the exception that matters: its fused multiply-adds are part of the
+// definition, and every level gives the same bits.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "kernels/levels.h"
+#include "kernels/ref/unpack.h"
+#include "tensor/codec.h"
+
+namespace westlake {
+namespace {
+
+// ----------------------------------------------------------------------------------------------------------- products
+
+// y[t, n] = sum_k x[t, k] W[n, k]
+void gemm_f32(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy,
+              float* panel) {
+  for (int64_t n = rows.begin; n < rows.end; ++n) {
+    dequantise_row(w, n, panel);
+    for (int64_t t = 0; t < T; ++t) {
+      float sum = 0;
+      for (int64_t k = 0; k < w.cols; ++k) sum += x[t * ldx + k] * panel[k];
+      y[t * ldy + n] = sum;
+    }
+  }
+}
+
+// With W[n, k] = scale q + min and x[t, k] = d qs in each block of 32 (or half of one):
+//   y[t, n] = sum_blocks  (scale d) sum_k q qs  +  (min d) sum_k qs
+// The inner sums are integers; the outer one is a chain of fused multiply-adds in ascending order of blocks.
+void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float*) {
+  const bool with_min = has_min(w.dtype);
+  for (int64_t n = rows.begin; n < rows.end; ++n) {
+    for (int64_t t = 0; t < T; ++t) y[t * ldy + n] = 0;
+    for (int64_t b = 0; b < w.cols / 32; ++b) {
+      const IntBlock block = unpack_block(w.dtype, w.row(n), b);
+      const int width = 32 / block.halves;
+      for (int64_t t = 0; t < T; ++t) {
+        const int8_t* qs = x.qs_row(t) + 32 * b;
+        const float d = x.d_row(t)[b];
+        float sum = y[t * ldy + n];
+        for (int h = 0; h < block.halves; ++h) {
+          int32_t products = 0, ones = 0;
+          for (int i = h * width; i < (h + 1) * width; ++i) {
+            products += block.q[i] * qs[i];
+            ones += qs[i];
+          }
+          sum = std::fmaf(block.scale[h] * d, static_cast<float>(products), sum);
+          if (with_min) sum = std::fmaf(block.min[h] * d, static_cast<float>(ones), sum);
+        }
+        y[t * ldy + n] = sum;
+      }
+    }
+  }
+}
+
+// y[t, k] += sum_n x[t, n] W[n, k]
+void gemm_nn_f32(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy,
+                 float* panel) {
+  for (int64_t n = rows.begin; n < rows.end; ++n) {
+    dequantise_row(w, n, panel);
+    for (int64_t t = 0; t < T; ++t) {
+      for (int64_t k = 0; k < w.cols; ++k) y[t * ldy + k] += x[t * ldx + n] * panel[k];
+    }
+  }
+}
+
+// --------------------------------------------------------------------------------------------------------------- rows
+
+void dequantise(const Mat& w, int64_t row, float* out) {
+  dequantise_row(w, row, out);
+}
+
+// d = max|x| / 127, qs = round(x * 127 / max|x|), ties to even. A block whose largest magnitude is below 2^-100 becomes
+// zeros (127 / max must stay finite). A block with an infinity or a NaN gets d = NaN and qs = 0: whatever it is
+// multiplied with is NaN.
+void quantise_q8(const float* x, int64_t ldx, int64_t T, Q8Rows out) {
+  constexpr uint32_t kInfinity = 0x7f800000;
+  for (int64_t t = 0; t < T; ++t) {
+    for (int64_t b = 0; b < out.cols / 32; ++b) {
+      const float* in = x + t * ldx + 32 * b;
+      uint32_t bits = 0;  // of the largest magnitude; the order of magnitudes is the order of their bits, NaN last
+      for (int i = 0; i < 32; ++i) bits = std::max(bits, std::bit_cast<uint32_t>(in[i]) & 0x7fffffff);
+      const float largest = std::bit_cast<float>(bits);
+      const bool finite = bits < kInfinity, zero = bits < std::bit_cast<uint32_t>(0x1p-100f);
+      const float inverse = !finite || zero ? 0 : 127.0f / largest;
+      out.d_row(t)[b] = !finite ? std::numeric_limits<float>::quiet_NaN() : zero ? 0 : largest / 127.0f;
+      for (int half = 0; half < 2; ++half) {
+        int sum = 0;
+        for (int i = 16 * half; i < 16 * half + 16; ++i) {
+          const int q = finite ? static_cast<int>(std::nearbyintf(in[i] * inverse)) : 0;
+          out.qs_row(t)[32 * b + i] = static_cast<int8_t>(q);
+          sum += q;
+        }
+        out.sums_row(t)[2 * b + half] = static_cast<int16_t>(sum);
+      }
+    }
+  }
+}
+
+// y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]
+void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* y) {
+  float squares = 0;
+  for (int64_t i = 0; i < n; ++i) squares += x[i] * x[i];
+  const float scale = 1.0f / std::sqrt(squares / static_cast<float>(n) + eps);
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * scale * (weight ? weight[i] : 1.0f);
+}
+
+// y[i] = gate[i] / (1 + exp(-gate[i])) * up[i]
+void silu_mul(const float* gate, const float* up, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void axpy(float a, const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
+}
+
+float dot(const float* a, const float* b, int64_t n) {
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// x[i] = exp(x[i] - max) / sum_j exp(x[j] - max). A NaN anywhere, or +inf, or -inf everywhere, makes the row NaN.
+void softmax(float* x, int64_t n) {
+  float largest = x[0];
+  for (int64_t i = 1; i < n; ++i) largest = std::max(largest, x[i]);
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += x[i] = std::exp(x[i] - largest);
+  const float scale = 1.0f / sum;
+  for (int64_t i = 0; i < n; ++i) x[i] *= scale;
+}
+
+// (a, b) -> (a cos - b sin, a sin + b cos)
+void rotate(float& a, float& b, float cos, float sin) {
+  const float first = a * cos - b * sin;
+  b = a * sin + b * cos;
+  a = first;
+}
+
+void rope_interleaved(float* x, const float* cos, const float* sin, int64_t n) {
+  for (int64_t i = 0; i < n / 2; ++i) rotate(x[2 * i], x[2 * i + 1], cos[i], sin[i]);
+}
+
+void rope_halves(float* x, const float* cos, const float* sin, int64_t n) {
+  for (int64_t i = 0; i < n / 2; ++i) rotate(x[i], x[i + n / 2], cos[i], sin[i]);
+}
+
+// ---------------------------------------------------------------------------------------------------------- attention
+
+// scores[s] = scale q . k[s];  p = softmax(scores);  out = sum_s p[s] v[s]
+void attend(const AttendArgs& a) {
+  const auto cached = [&](int64_t s) { return a.pages[s / a.page_tokens] + (s % a.page_tokens) * a.row_stride; };
+  for (int i = 0; i < a.n_q; ++i) {
+    float* scores = a.scratch + i * a.n_keys;
+    for (int64_t s = 0; s < a.n_keys; ++s)
+      scores[s] = a.scale * dot(a.q + i * a.q_stride, cached(s) + a.k_offset, a.k_dim);
+    softmax(scores, a.n_keys);
+    float* out = a.out + i * a.out_stride;
+    std::fill(out, out + a.v_dim, 0.0f);
+    for (int64_t s = 0; s < a.n_keys; ++s) axpy(scores[s], cached(s) + a.v_offset, a.v_dim, out);
+  }
+}
+
+}  // namespace
+
+const KernelTable kRefKernels = {
+    .name = "ref",
+    .gemm_f32 = gemm_f32,
+    .gemm_q8 = gemm_q8,
+    .gemm_nn_f32 = gemm_nn_f32,
+    .dequantise = dequantise,
+    .quantise_q8 = quantise_q8,
+    .rms_norm = rms_norm,
+    .silu_mul = silu_mul,
+    .axpy = axpy,
+    .dot = dot,
+    .softmax = softmax,
+    .rope_interleaved = rope_interleaved,
+    .rope_halves = rope_halves,
+    .attend = attend,
+};
+
+}  // namespace westlake

@@ -1,0 +1,24 @@
+// Which levels this machine can run. A level is named, never guessed: the names are those WESTLAKE_ISA takes.
+#include "base/cpu.h"
+#include "kernels/levels.h"
+
+namespace westlake {
+
+const std::vector<const KernelTable*>& available_kernels() {
+  static const std::vector<const KernelTable*> levels = [] {
+    std::vector<const KernelTable*> found = {&kRefKernels};
+    return found;
+  }();
+  return levels;
+}
+
+const KernelTable* kernels_by_name(std::string_view name) {
+  const std::vector<const KernelTable*>& levels = available_kernels();
+  if (name.empty()) return levels.back();
+  for (const KernelTable* level : levels) {
+    if (level->name == name) return level;
+  }
+  return nullptr;
+}
+
+}  // namespace westlake
