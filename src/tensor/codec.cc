@@ -3,6 +3,7 @@
 #include "tensor/codec.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
@@ -27,6 +28,23 @@ void dequantise_blocks(const std::byte* in, int64_t n, int block_elements, float
     Block block;
     std::memcpy(&block, in, sizeof block);
     dequantise_block(block, out + first);
+  }
+}
+
+template <typename Stored, typename Encode>
+void quantise_numbers(const float* in, int64_t n, std::byte* out, Encode encode) {
+  for (int64_t i = 0; i < n; ++i) {
+    const Stored stored = encode(in[i]);
+    std::memcpy(out + i * static_cast<int64_t>(sizeof stored), &stored, sizeof stored);
+  }
+}
+
+template <typename Block>
+void quantise_blocks(const float* in, int64_t n, int block_elements, std::byte* out) {
+  for (int64_t first = 0; first < n; first += block_elements, out += sizeof(Block)) {
+    Block block;
+    quantise_block(in + first, block);
+    std::memcpy(out, &block, sizeof block);
   }
 }
 
@@ -101,6 +119,61 @@ void dequantise_row(const Mat& mat, int64_t row, float* out) {
     const int64_t end = std::min((block + 1) * Mat::kScaleBlock, mat.cols);
     for (int64_t i = block * Mat::kScaleBlock; i < end; ++i) out[i] *= scale;
   }
+}
+
+bool can_quantise(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBF16:
+    case DType::kQ4_0:
+    case DType::kQ4_1:
+    case DType::kQ5_0:
+    case DType::kQ5_1:
+    case DType::kQ8_0:
+    case DType::kQ4_K:
+    case DType::kQ6_K:
+      return true;
+    default:
+      return false;
+  }
+}
+
+void quantise_row(DType dtype, const float* in, int64_t n, std::byte* out) {
+  const int block = dtype_info(dtype).block_elements;
+  CHECK(n >= 0 && n % block == 0, "{} numbers are no whole blocks of {}", n, dtype_name(dtype));
+  switch (dtype) {
+    case DType::kF32:
+      if (n > 0) std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
+      return;
+    case DType::kF16:
+      return quantise_numbers<uint16_t>(in, n, out, float_to_f16);
+    case DType::kBF16:
+      return quantise_numbers<uint16_t>(in, n, out, float_to_bf16);
+    case DType::kQ4_0:
+      return quantise_blocks<BlockQ4_0>(in, n, block, out);
+    case DType::kQ4_1:
+      return quantise_blocks<BlockQ4_1>(in, n, block, out);
+    case DType::kQ5_0:
+      return quantise_blocks<BlockQ5_0>(in, n, block, out);
+    case DType::kQ5_1:
+      return quantise_blocks<BlockQ5_1>(in, n, block, out);
+    case DType::kQ8_0:
+      return quantise_blocks<BlockQ8_0>(in, n, block, out);
+    case DType::kQ4_K:
+      return quantise_blocks<BlockQ4_K>(in, n, block, out);
+    case DType::kQ6_K:
+      return quantise_blocks<BlockQ6_K>(in, n, block, out);
+    default:
+      CHECK(false, "no quantiser writes {}", dtype_name(dtype));
+  }
+}
+
+bool all_finite(const float* in, int64_t n) {
+  constexpr uint32_t kExponent = 0x7f800000;
+  bool finite = true;
+  for (int64_t i = 0; i < n; ++i) finite &= (std::bit_cast<uint32_t>(in[i]) & kExponent) != kExponent;
+  return finite;
 }
 
 }  // namespace westlake

@@ -20,7 +20,12 @@ void dequantise_row(const Mat& mat, int64_t row, float* out);
 // True for the formats that quantise_row can write: f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q6_k.
 bool can_quantise(DType dtype);
 
-// out = the blocks nearest to in[0..n) by each format's rule. Requires: can_quantise(dtype), whole blocks, finite input.
+// out = the blocks nearest to in[0..n) by each format's rule. Requires: can_quantise(dtype), whole blocks, finite
+// input. Sums run in a fixed order: the same numbers give the same bytes on every machine. Blocks of 32 equal those of
+// ggml's reference quantisers; a block scale too large for its half is cut to 65504, so a finite row stays finite.
 void quantise_row(DType dtype, const float* in, int64_t n, std::byte* out);
+
+// True where no number is NaN or infinite: what quantise_row requires, for those who read files.
+bool all_finite(const float* in, int64_t n);
 
 }  // namespace westlake

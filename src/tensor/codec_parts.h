@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "tensor/blocks.h"
+#include "tensor/scalar.h"
 
 namespace westlake {
 
@@ -20,6 +21,12 @@ inline ScaleMin unpack_scale_min(const uint8_t packed[12], int i) {
   if (i < 4) return {static_cast<uint8_t>(packed[i] & 63), static_cast<uint8_t>(packed[i + 4] & 63)};
   return {static_cast<uint8_t>((packed[i + 4] & 15) | (packed[i - 4] >> 6) << 4),
           static_cast<uint8_t>((packed[i + 4] >> 4) | (packed[i] >> 6) << 4)};
+}
+
+// The half-precision bits of a scale. Finite numbers stay finite: beyond the range stands the largest half, 65504.
+inline uint16_t finite_f16(float x) {
+  const uint16_t bits = float_to_f16(x);
+  return (bits & 0x7fff) == 0x7c00 ? static_cast<uint16_t>(bits - 1) : bits;
 }
 
 // One block to its numbers (codec_legacy.cc: out[0..32), codec_k.cc: out[0..256)).
