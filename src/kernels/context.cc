@@ -68,91 +68,129 @@ int64_t panels_of(const Mat& w) {
   return (w.rows + kPanelRows - 1) / kPanelRows;
 }
 
-Q8Rows quantise(Context& ctx, const float* x, int64_t ldx, int64_t T, int64_t cols) {
-  Q8Rows q;
-  q.cols = cols;
-  q.qs = ctx.scratch.take<int8_t>(T * cols);
-  q.d = ctx.scratch.take<float>(T * cols / 32);
-  q.sums = ctx.scratch.take<int16_t>(T * cols / 16);
-  const auto part = [&](int64_t begin, int64_t end, int) {
-    const Q8Rows rows = {q.qs_row(begin), q.d_row(begin), q.sums_row(begin), cols};
-    ctx.kernels.quantise_q8(x + begin * ldx, ldx, end - begin, rows);
-  };
-  if (T * cols < kMinParallelQuantise) {
-    part(0, T, 0);
-  } else {
-    ctx.pool.for_range(T, 1, part);
+// What a panel of a job costs, in any unit: its weights must be read (a few tokens' worth) and multiplied.
+int64_t panel_cost(const LinearJob& job) {
+  return job.w->cols * (job.T + 2);
+}
+
+void check_job(const Context& ctx, const LinearJob& job) {
+  const Mat& w = *job.w;
+  CHECK(w, "[{}, {}] without data", w.rows, w.cols);
+  CHECK((job.ldx >= w.cols && job.ldy >= w.rows) || job.T <= 1, "[{}, {}]: ldx {}, ldy {}", w.rows, w.cols, job.ldx,
+        job.ldy);
+  CHECK(!takes_q8(ctx, w) || w.cols % 32 == 0, "{} inputs in blocks of 32", w.cols);
+}
+
+// The activations of every job that takes them as int8; neighbours with the same input share.
+const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
+  Q8Rows* inputs = ctx.scratch.take<Q8Rows>(n_jobs);
+  int64_t elements = 0;
+  for (int j = 0; j < n_jobs; ++j) {
+    const LinearJob& job = jobs[j];
+    inputs[j] = {};
+    if (!takes_q8(ctx, *job.w)) continue;
+    const int64_t cols = job.w->cols, size = job.T * cols;
+    if (j > 0 && inputs[j - 1].qs && jobs[j - 1].x == job.x && jobs[j - 1].T == job.T && jobs[j - 1].ldx == job.ldx &&
+        jobs[j - 1].w->cols == cols) {
+      inputs[j] = inputs[j - 1];
+      continue;
+    }
+    inputs[j] = {ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
+                 ctx.scratch.take<int16_t>(size / 16), cols};
+    elements += size;
   }
-  return q;
+  if (elements == 0) return inputs;
+
+  // Tokens [T part / parts, T (part + 1) / parts) of each input.
+  const auto quantise = [&](int64_t part, int64_t parts) {
+    for (int j = 0; j < n_jobs; ++j) {
+      if (!inputs[j].qs || (j > 0 && inputs[j].qs == inputs[j - 1].qs)) continue;
+      const LinearJob& job = jobs[j];
+      const int64_t begin = job.T * part / parts, end = job.T * (part + 1) / parts;
+      const Q8Rows rows = {inputs[j].qs_row(begin), inputs[j].d_row(begin), inputs[j].sums_row(begin), inputs[j].cols};
+      if (begin < end) ctx.kernels.quantise_q8(job.x + begin * job.ldx, job.ldx, end - begin, rows);
+    }
+  };
+  if (elements < kMinParallelQuantise) {
+    quantise(0, 1);
+  } else {
+    ctx.pool.run([&](int thread) { quantise(thread, ctx.pool.size()); });
+  }
+  return inputs;
+}
+
+void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inputs) {
+  int64_t total_cost = 0, work = 0, cols = 0;
+  for (int j = 0; j < n_jobs; ++j) {
+    total_cost += panels_of(*jobs[j].w) * panel_cost(jobs[j]);
+    work += jobs[j].w->rows * jobs[j].w->cols * jobs[j].T;
+    cols = std::max(cols, jobs[j].w->cols);
+  }
+  const int64_t panel_floats = round_up(kPanelRows * cols, kAlignment / 4);
+  float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
+
+  // The panels whose cost begins in [total part / parts, total (part + 1) / parts) on the line of all jobs.
+  const auto run = [&](int part, int parts) {
+    int64_t lo = total_cost * part / parts, hi = total_cost * (part + 1) / parts;
+    for (int j = 0; j < n_jobs && hi > 0; ++j) {
+      const LinearJob& job = jobs[j];
+      const int64_t cost = panel_cost(job), count = panels_of(*job.w);
+      const int64_t begin = std::clamp<int64_t>((lo + cost - 1) / cost, 0, count);
+      const int64_t end = std::clamp<int64_t>((hi + cost - 1) / cost, 0, count);
+      const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
+      float* panel = panels + part * panel_floats;
+      if (rows.begin < rows.end && job.T > 0) {
+        if (inputs && inputs[j].qs) {
+          ctx.kernels.gemm_q8(*job.w, rows, inputs[j], job.T, job.y, job.ldy, panel);
+        } else {
+          ctx.kernels.gemm_f32(*job.w, rows, job.x, job.ldx, job.T, job.y, job.ldy, panel);
+        }
+      }
+      lo -= cost * count;
+      hi -= cost * count;
+    }
+  };
+  if (work < kMinParallelWork) {
+    run(0, 1);
+  } else {
+    ctx.pool.run([&](int thread) { run(thread, ctx.pool.size()); });
+  }
 }
 
 }  // namespace
 
-void linear_many(Context& ctx, const LinearJob* jobs, int n_jobs, const float* x, int64_t ldx, int64_t T) {
-  if (n_jobs == 0 || T == 0) return;
-  const int64_t cols = jobs[0].w->cols;
-  bool any_q8 = false;
-  int64_t panels = 0, rows = 0;
-  for (int j = 0; j < n_jobs; ++j) {
-    const Mat& w = *jobs[j].w;
-    CHECK(w && w.cols == cols, "job {}: [{}, {}], {} inputs", j, w.rows, w.cols, cols);
-    CHECK(jobs[j].ldy >= w.rows || T == 1, "job {}: {} rows, ldy {}", j, w.rows, jobs[j].ldy);
-    any_q8 = any_q8 || takes_q8(ctx, w);
-    panels += panels_of(w);
-    rows += w.rows;
-  }
-  CHECK(ldx >= cols || T == 1, "{} inputs, ldx {}", cols, ldx);
-  CHECK(!any_q8 || cols % 32 == 0, "{} inputs of blocks of 32", cols);
-
+void linear_jobs(Context& ctx, const LinearJob* jobs, int n_jobs) {
+  for (int j = 0; j < n_jobs; ++j) check_job(ctx, jobs[j]);
   const ScratchScope scope(ctx.scratch);
-  const Q8Rows q = any_q8 ? quantise(ctx, x, ldx, T, cols) : Q8Rows{};
-  const int64_t panel_floats = round_up(kPanelRows * cols, kAlignment / 4);
-  float* scratch = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
-
-  // Panels [begin, end) of the line of all jobs.
-  const auto work = [&](int64_t begin, int64_t end, int thread) {
-    float* panel = scratch + thread * panel_floats;
-    for (int j = 0; j < n_jobs && end > 0; ++j) {
-      const LinearJob& job = jobs[j];
-      const RowRange range = {std::max<int64_t>(begin, 0) * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
-      if (range.begin < range.end) {
-        if (takes_q8(ctx, *job.w)) {
-          ctx.kernels.gemm_q8(*job.w, range, q, T, job.y, job.ldy, panel);
-        } else {
-          ctx.kernels.gemm_f32(*job.w, range, x, ldx, T, job.y, job.ldy, panel);
-        }
-      }
-      begin -= panels_of(*job.w);
-      end -= panels_of(*job.w);
-    }
-  };
-  if (rows * cols * T < kMinParallelWork) {
-    work(0, panels, 0);
-  } else {
-    ctx.pool.for_range(panels, 1, work);
-  }
+  run_jobs(ctx, jobs, n_jobs, quantise_inputs(ctx, jobs, n_jobs));
 }
 
 void linear(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy) {
-  const LinearJob job = {&w, y, ldy};
-  linear_many(ctx, &job, 1, x, ldx, T);
+  const LinearJob job = {&w, x, ldx, T, y, ldy};
+  linear_jobs(ctx, &job, 1);
 }
 
-// Threads share the tokens when there are several; one token alone is done by the caller, because the columns of a
-// quantised row cannot be cut and the sum over rows must keep its order.
-void linear_transposed(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy) {
-  if (T == 0) return;
+void linear_f32(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy) {
+  const LinearJob job = {&w, x, ldx, T, y, ldy};
   CHECK(w, "[{}, {}] without data", w.rows, w.cols);
-  CHECK((ldx >= w.rows && ldy >= w.cols) || T == 1, "[{}, {}]: ldx {}, ldy {}", w.rows, w.cols, ldx, ldy);
+  const ScratchScope scope(ctx.scratch);
+  run_jobs(ctx, &job, 1, nullptr);
+}
+
+// Threads share the tokens when there are several. One token alone is the caller's: its sum over the rows keeps its
+// order, and the columns of a quantised row cannot be cut.
+void linear_transposed(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy) {
+  CHECK(w, "[{}, {}] without data", w.rows, w.cols);
+  CHECK((ldx >= w.rows && ldy >= w.cols) || T <= 1, "[{}, {}]: ldx {}, ldy {}", w.rows, w.cols, ldx, ldy);
   const ScratchScope scope(ctx.scratch);
   const int64_t panel_floats = round_up(kPanelRows * w.cols, kAlignment / 4);
-  float* scratch = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
+  float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
   const auto work = [&](int64_t begin, int64_t end, int thread) {
     for (int64_t t = begin; t < end; ++t) std::fill(y + t * ldy, y + t * ldy + w.cols, 0.0f);
     ctx.kernels.gemm_nn_f32(w, {0, w.rows}, x + begin * ldx, ldx, end - begin, y + begin * ldy, ldy,
-                            scratch + thread * panel_floats);
+                            panels + thread * panel_floats);
   };
-  if (w.rows * w.cols * T < kMinParallelWork) {
+  if (T > 0 && w.rows * w.cols * T < kMinParallelWork) {
     work(0, T, 0);
   } else {
     ctx.pool.for_range(T, 1, work);
