@@ -1,0 +1,29 @@
+// westlake: one binary, one file a subcommand.
+#include <cstdio>
+
+#include "westlake/command.h"
+
+int main(int argc, char** argv) {
+  using namespace westlake;
+  CLI::App app{"westlake: runs DeepSeek, Llama and Qwen checkpoints as published, on this machine alone"};
+  app.require_subcommand(1);
+  app.set_help_all_flag("--help-all", "help of all subcommands");
+  Action action;
+  add_chat(app, &action);
+  add_generate(app, &action);
+  add_logits(app, &action);
+  add_check(app, &action);
+  add_tokenize(app, &action);
+  add_render(app, &action);
+  add_inspect(app, &action);
+  add_convert(app, &action);
+  add_synth(app, &action);
+  add_bench(app, &action);
+  add_perplexity(app, &action);
+  add_pull(app, &action);
+  CLI11_PARSE(app, argc, argv);
+  const Status status = action();
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "westlake: %s\n", status.error().message.c_str());
+  return status.error().code == Code::kCancelled ? 130 : 1;
+}

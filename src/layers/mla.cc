@@ -1,0 +1,229 @@
+#include "layers/mla.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace westlake {
+namespace {
+
+// q [T, H*(nope+rope)] with the rope part rotated.
+void query(Context& ctx, const MlaOptions& o, const MlaParams& p, const RopeAngles& angles, const float* x, int64_t T,
+           float* q) {
+  const int64_t D = o.hidden_size, H = o.num_attention_heads, qk = o.qk_head_dim();
+  if (p.q_proj) {
+    linear(ctx, p.q_proj, x, D, T, q, H * qk);
+  } else {
+    ScratchScope scope(ctx.scratch);
+    const int64_t q_lora = p.q_a_proj.rows;
+    float* latent = ctx.scratch.take<float>(T * q_lora);
+    linear(ctx, p.q_a_proj, x, D, T, latent, q_lora);
+    for (int64_t t = 0; t < T; ++t) {
+      float* row = latent + t * q_lora;
+      ctx.kernels.rms_norm(row, p.q_a_layernorm, static_cast<float>(o.latent_eps), q_lora, row);
+    }
+    linear(ctx, p.q_b_proj, latent, q_lora, T, q, H * qk);
+  }
+  ctx.pool.for_range(T, 8, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t h = 0; h < H; ++h) {
+        float* rope_part = q + (t * H + h) * qk + o.qk_nope_head_dim;
+        ctx.kernels.rope_interleaved(rope_part, angles.cos_row(t), angles.sin_row(t), o.qk_rope_head_dim);
+      }
+    }
+  });
+}
+
+// Latent and rope key of every row into its cache: [c | k_rope].
+void write_cache(Context& ctx, const MlaOptions& o, const MlaParams& p, const RopeAngles& angles,
+                 std::span<const AttentionSegment> segments, const float* x, int64_t T) {
+  ScratchScope scope(ctx.scratch);
+  const int64_t width = o.kv_width(), lora = o.kv_lora_rank;
+  float* latent = ctx.scratch.take<float>(T * width);
+  linear(ctx, p.kv_a_proj_with_mqa, x, o.hidden_size, T, latent, width);
+  for (const AttentionSegment& segment : segments) {
+    for (int64_t i = 0; i < segment.T; ++i) {
+      const int64_t t = segment.first_row + i;
+      const float* in = latent + t * width;
+      float* row = segment.kv.row(segment.start + i);
+      ctx.kernels.rms_norm(in, p.kv_a_layernorm, static_cast<float>(o.latent_eps), lora, row);
+      std::memcpy(row + lora, in + lora, o.qk_rope_head_dim * sizeof(float));
+      ctx.kernels.rope_interleaved(row + lora, angles.cos_row(t), angles.sin_row(t), o.qk_rope_head_dim);
+    }
+  }
+}
+
+// y[rows] = W[rows] x for one vector, rows counted from 0 in y.
+void rows_times(const KernelTable& kernels, const Mat& w, int64_t begin, int64_t n, const float* x, float* y,
+                float* panel) {
+  Mat part = w;
+  part.data = w.row(begin);
+  part.rows = n;
+  kernels.gemm_f32(part, {0, n}, x, w.cols, 1, y, n, panel);
+}
+
+// y[cols] += sum over rows x[row] W[row], rows counted from 0 in x.
+void rows_transposed(const KernelTable& kernels, const Mat& w, int64_t begin, int64_t n, const float* x, float* y,
+                     float* panel) {
+  Mat part = w;
+  part.data = w.row(begin);
+  part.rows = n;
+  kernels.gemm_nn_f32(part, {0, n}, x, n, 1, y, w.cols, panel);
+}
+
+// The absorbed form for a run of segments, a task a (token, cut of heads).
+void attend_absorbed(Context& ctx, const MlaOptions& o, const MlaParams& p, std::span<const AttentionSegment> segments,
+                     const float* q, float* heads) {
+  const int64_t H = o.num_attention_heads, lora = o.kv_lora_rank, nope = o.qk_nope_head_dim;
+  const int64_t rope = o.qk_rope_head_dim, v = o.v_head_dim, qk = o.qk_head_dim(), width = o.kv_width();
+  ScratchScope scope(ctx.scratch);
+  const int64_t keys = max_keys(segments);
+  const int64_t panel_size = kPanelRows * std::max(lora, nope);
+  const int64_t per_thread = H * width + H * lora + H * keys + panel_size;
+  float* scratch = ctx.scratch.take<float>(ctx.pool.size() * per_thread);
+  for_attend_tasks(ctx, segments, 1, H, [&](const AttendTask& task, int thread) {
+    float* q_latent = scratch + thread * per_thread;  // [heads of the task, lora + rope]
+    float* out_latent = q_latent + H * width;         // [heads of the task, lora]
+    float* scores = out_latent + H * lora;
+    float* panel = scores + H * keys;
+    const int64_t n = task.q_end - task.q_begin;
+    for (int64_t i = 0; i < n; ++i) {  // q' = [W_UK^T q_nope | q_rope]
+      const int64_t h = task.q_begin + i;
+      const float* q_head = q + (task.row * H + h) * qk;
+      float* q_new = q_latent + i * width;
+      if (p.kv_b_proj) {
+        std::fill(q_new, q_new + lora, 0.0f);
+        rows_transposed(ctx.kernels, p.kv_b_proj, h * (nope + v), nope, q_head, q_new, panel);
+      } else {
+        rows_times(ctx.kernels, p.k_b_proj, h * lora, lora, q_head, q_new, panel);
+      }
+      std::memcpy(q_new + lora, q_head + nope, rope * sizeof(float));
+    }
+    const KvView& kv = segments[task.segment].kv;
+    AttendArgs args;
+    args.q = q_latent;
+    args.q_stride = width;
+    args.n_q = static_cast<int>(n);
+    args.pages = kv.pages;
+    args.page_tokens = kv.page_tokens;
+    args.row_stride = kv.width;
+    args.k_offset = args.v_offset = kv.layer_offset;
+    args.k_dim = width;
+    args.v_dim = lora;
+    args.n_keys = task.n_keys;
+    args.scale = o.scale;
+    args.out = out_latent;
+    args.out_stride = lora;
+    args.scratch = scores;
+    ctx.kernels.attend(args);
+    for (int64_t i = 0; i < n; ++i) {  // o_h = W_UV sum_s p_s c_s
+      const int64_t h = task.q_begin + i;
+      float* out = heads + (task.row * H + h) * v;
+      const Mat& w = p.kv_b_proj ? p.kv_b_proj : p.v_b_proj;
+      const int64_t first = p.kv_b_proj ? h * (nope + v) + nope : h * v;
+      rows_times(ctx.kernels, w, first, v, out_latent + i * lora, out, panel);
+    }
+  });
+}
+
+// Keys and values of heads [h0, h0 + n) for positions [0, S) of one segment: kv [S, n*(qk + v)], a head [k | v].
+void expand(Context& ctx, const MlaOptions& o, const MlaParams& p, const KvView& cache, int64_t S, int64_t h0,
+            int64_t n, float* kv) {
+  const int64_t lora = o.kv_lora_rank, nope = o.qk_nope_head_dim, rope = o.qk_rope_head_dim, v = o.v_head_dim;
+  const int64_t head = nope + rope + v, ld = n * head;
+  ScratchScope scope(ctx.scratch);
+  float* panels = ctx.scratch.take<float>(ctx.pool.size() * kPanelRows * std::max(lora, nope));
+  // Pieces of whole cache pages: their rows lie at one stride.
+  const int64_t pieces = (S + cache.page_tokens - 1) / cache.page_tokens;
+  ctx.pool.for_each_chunk(pieces * n, 1, [&](int64_t begin, int64_t end, int thread) {
+    float* panel = panels + thread * kPanelRows * std::max(lora, nope);
+    for (int64_t index = begin; index < end; ++index) {
+      const int64_t s0 = index / n * cache.page_tokens, T = std::min(cache.page_tokens, S - s0);
+      const int64_t i = index % n, h = h0 + i;
+      const float* latent = cache.row(s0);
+      float* out = kv + s0 * ld + i * head;
+      if (p.kv_b_proj) {
+        Mat w = p.kv_b_proj;
+        w.data = w.row(h * (nope + v));
+        w.rows = nope + v;
+        ctx.kernels.gemm_f32(w, {0, nope}, latent, cache.width, T, out, ld, panel);
+        // The values stand behind the rope key: row nope of the weight goes to column nope + rope.
+        ctx.kernels.gemm_f32(w, {nope, nope + v}, latent, cache.width, T, out + rope, ld, panel);
+      } else {
+        Mat k_b = p.k_b_proj, v_b = p.v_b_proj;
+        k_b.data = k_b.row(h * lora);
+        k_b.rows = lora;
+        v_b.data = v_b.row(h * v);
+        v_b.rows = v;
+        for (int64_t t = 0; t < T; ++t) std::fill(out + t * ld, out + t * ld + nope, 0.0f);
+        ctx.kernels.gemm_nn_f32(k_b, {0, lora}, latent, cache.width, T, out, ld, panel);
+        ctx.kernels.gemm_f32(v_b, {0, v}, latent, cache.width, T, out + nope + rope, ld, panel);
+      }
+      for (int64_t t = 0; t < T; ++t)
+        std::memcpy(out + t * ld + nope, latent + t * cache.width + lora, rope * sizeof(float));
+    }
+  });
+}
+
+// The expanded form for one segment. Heads go in groups so that the rebuilt keys and values stay below a bound.
+void attend_expanded(Context& ctx, const MlaOptions& o, const MlaParams& p, const AttentionSegment& segment,
+                     const float* q, float* heads) {
+  // 32 MiB: beyond the second-level caches in any case, and small beside a model.
+  constexpr int64_t kMostFloats = int64_t{8} << 20;
+  const int64_t H = o.num_attention_heads, qk = o.qk_head_dim(), v = o.v_head_dim;
+  const int64_t S = segment.start + segment.T, head = qk + v;
+  const int64_t at_once = std::clamp<int64_t>(kMostFloats / (S * head), 1, H);
+  ScratchScope scope(ctx.scratch);
+  float* kv = ctx.scratch.take<float>(S * at_once * head);
+  float* scores = ctx.scratch.take<float>(ctx.pool.size() * S);
+  for (int64_t h0 = 0; h0 < H; h0 += at_once) {
+    const int64_t n = std::min(at_once, H - h0);
+    expand(ctx, o, p, segment.kv, S, h0, n, kv);
+    const float* page = kv;
+    for_attend_tasks(ctx, {&segment, 1}, n, 1, [&](const AttendTask& task, int thread) {
+      const int64_t h = h0 + task.group;
+      AttendArgs args;
+      args.q = q + (task.row * H + h) * qk;
+      args.q_stride = qk;
+      args.n_q = 1;
+      args.pages = &page;
+      args.page_tokens = S;
+      args.row_stride = n * head;
+      args.k_offset = task.group * head;
+      args.k_dim = qk;
+      args.v_offset = args.k_offset + qk;
+      args.v_dim = v;
+      args.n_keys = task.n_keys;
+      args.scale = o.scale;
+      args.out = heads + (task.row * H + h) * v;
+      args.out_stride = v;
+      args.scratch = scores + thread * S;
+      ctx.kernels.attend(args);
+    });
+  }
+}
+
+}  // namespace
+
+void mla_forward(Context& ctx, const MlaOptions& o, const MlaParams& p, const RopeAngles& angles,
+                 std::span<const AttentionSegment> segments, const float* x, int64_t T, float* out) {
+  const int64_t H = o.num_attention_heads;
+  ScratchScope scope(ctx.scratch);
+  float* q = ctx.scratch.take<float>(T * H * o.qk_head_dim());
+  float* heads = ctx.scratch.take<float>(T * H * o.v_head_dim);
+  query(ctx, o, p, angles, x, T, q);
+  write_cache(ctx, o, p, angles, segments, x, T);
+  // Neighbouring absorbed segments (a decode batch) go together.
+  for (size_t i = 0; i < segments.size();) {
+    size_t end = i;
+    while (end < segments.size() && segments[end].form == MlaForm::kAbsorbed) ++end;
+    if (end > i) {
+      attend_absorbed(ctx, o, p, segments.subspan(i, end - i), q, heads);
+      i = end;
+    } else {
+      attend_expanded(ctx, o, p, segments[i++], q, heads);
+    }
+  }
+  linear(ctx, p.o_proj, heads, H * o.v_head_dim, T, out, o.hidden_size);
+}
+
+}  // namespace westlake

@@ -1,0 +1,45 @@
+// Checkpoint: a published model opened as it is, a Hugging Face folder or a GGUF file: config, tensors, generation ids.
+// Idea: the files stay mapped; nothing is copied. What is text (tokenizer, chat template) is opened apart by
+// text_bundle.h, so that a tokenizer folder without weights is a thing of its own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "formats/gguf.h"
+#include "formats/safetensors.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace westlake {
+
+class Checkpoint {
+ public:
+  // `path`: a folder with config.json and safetensors, or a .gguf file (any part of a split one).
+  static Result<Checkpoint> open(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  const ModelConfig& config() const { return config_; }
+  WeightFormat format() const { return gguf_ ? WeightFormat::kGguf : WeightFormat::kPublished; }
+  const Gguf* gguf() const { return gguf_.get(); }  // null for a folder
+  int64_t file_bytes() const;
+  // Views into the mapped files. Requires: the checkpoint outlives them.
+  TensorSource tensor_source() const;
+  // Tokens that end an answer, from generation_config.json or config.json; for a GGUF its metadata (the tokenizer knows
+  // more: TextBundle::stop_ids).
+  const std::vector<int32_t>& eos_token_ids() const { return eos_token_ids_; }
+  // Tells the kernel that all weights are about to be read.
+  void will_need() const;
+
+ private:
+  std::string path_;
+  ModelConfig config_;
+  std::unique_ptr<Gguf> gguf_;
+  std::unique_ptr<SafetensorsSet> safetensors_;
+  std::vector<int32_t> eos_token_ids_;
+};
+
+}  // namespace westlake

@@ -1,0 +1,206 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "layers/embedding.h"
+#include "layers/rms_norm.h"
+#include "model/checkpoint.h"
+
+namespace westlake {
+namespace {
+
+GqaOptions gqa_options(const ModelConfig& c, bool rope_interleaved) {
+  GqaOptions o;
+  o.hidden_size = c.hidden_size;
+  o.num_attention_heads = c.num_attention_heads;
+  o.num_key_value_heads = c.num_key_value_heads;
+  o.head_dim = c.head_dim;
+  o.scale = static_cast<float>(attention_scale(c));
+  o.rms_norm_eps = c.rms_norm_eps;
+  o.rope_interleaved = rope_interleaved;
+  return o;
+}
+
+MlaOptions mla_options(const ModelConfig& c) {
+  MlaOptions o;
+  o.hidden_size = c.hidden_size;
+  o.num_attention_heads = c.num_attention_heads;
+  o.kv_lora_rank = c.kv_lora_rank;
+  o.qk_nope_head_dim = c.qk_nope_head_dim;
+  o.qk_rope_head_dim = c.qk_rope_head_dim;
+  o.v_head_dim = c.v_head_dim;
+  o.scale = static_cast<float>(attention_scale(c));
+  return o;
+}
+
+RouterOptions router_options(const ModelConfig& c) {
+  RouterOptions o;
+  o.n_routed_experts = c.n_routed_experts;
+  o.num_experts_per_tok = c.num_experts_per_tok;
+  o.n_group = c.n_group;
+  o.topk_group = c.topk_group;
+  o.score = c.scoring_func == "sigmoid" ? RouterScore::kSigmoid : RouterScore::kSoftmax;
+  o.groups = c.topk_method == "noaux_tc"               ? RouterGroups::kBestTwo
+             : c.topk_method == "group_limited_greedy" ? RouterGroups::kBestExpert
+                                                       : RouterGroups::kNone;
+  o.norm_topk_prob = c.norm_topk_prob;
+  o.norm_epsilon = c.mla() ? 1e-20f : 0.0f;
+  o.routed_scaling_factor = static_cast<float>(c.routed_scaling_factor);
+  return o;
+}
+
+void add(Context& ctx, const float* x, int64_t n, float* y) {
+  ctx.pool.for_range(
+      n, 16384, [&](int64_t begin, int64_t end, int) { ctx.kernels.axpy(1.0f, x + begin, end - begin, y + begin); });
+}
+
+// Segments as attention sees them, for a cache of that shape; the view points at layer 0.
+std::vector<AttentionSegment> attention_segments(std::span<const Segment> segments, const CacheShape& shape) {
+  std::vector<AttentionSegment> views;
+  int64_t row = 0;
+  for (const Segment& s : segments) {
+    AttentionSegment view;
+    view.first_row = row;
+    view.T = static_cast<int64_t>(s.tokens.size());
+    view.start = s.start;
+    view.form = s.form;
+    view.kv.pages = s.pages;
+    view.kv.page_tokens = shape.page_tokens;
+    view.kv.width = shape.width;
+    row += view.T;
+    views.push_back(view);
+  }
+  return views;
+}
+
+void point_at_layer(std::vector<AttentionSegment>& segments, const CacheShape& shape, int64_t layer) {
+  for (AttentionSegment& s : segments) s.kv.layer_offset = layer * shape.page_tokens * shape.width;
+}
+
+}  // namespace
+
+Result<Model> Model::bind(const Checkpoint& checkpoint) {
+  Model model;
+  model.config_ = checkpoint.config();
+  model.weights_ = std::make_unique<Weights>();
+  const TensorSource source = checkpoint.tensor_source();
+  TRY(bind_weights(model.config_, source, model.weights_.get()));
+  const ModelConfig& c = model.config_;
+  model.rope_ = Rope(c.mla() ? c.qk_rope_head_dim : c.head_dim, c.rope_theta, c.rope_scaling);
+  model.rope_interleaved_ = source.format == WeightFormat::kGguf && c.architecture == Architecture::kLlama;
+  return model;
+}
+
+CacheShape Model::cache_shape(int64_t page_tokens) const {
+  return {config_.num_hidden_layers, page_tokens, config_.kv_width()};
+}
+
+CacheShape Model::mtp_cache_shape(int64_t page_tokens) const {
+  return {1, page_tokens, config_.kv_width()};
+}
+
+// x += attention(norm(x)); x += feed_forward(norm(x)).
+void Model::layer_forward(Context& ctx, const LayerWeights& w, bool moe, const RopeAngles& angles,
+                          std::span<const AttentionSegment> segments, int64_t T, float* x) const {
+  const int64_t D = config_.hidden_size;
+  ScratchScope scope(ctx.scratch);
+  float* normed = ctx.scratch.take<float>(T * D);
+  float* out = ctx.scratch.take<float>(T * D);
+  rms_norm(ctx, x, D, w.input_layernorm, config_.rms_norm_eps, T, D, normed, D);
+  if (config_.mla()) {
+    mla_forward(ctx, mla_options(config_), w.mla, angles, segments, normed, T, out);
+  } else {
+    gqa_forward(ctx, gqa_options(config_, rope_interleaved_), w.gqa, angles, segments, normed, T, out);
+  }
+  add(ctx, out, T * D, x);
+  rms_norm(ctx, x, D, w.post_attention_layernorm, config_.rms_norm_eps, T, D, normed, D);
+  if (moe) {
+    moe_forward(ctx, router_options(config_), w.moe, normed, T, out);
+  } else {
+    swiglu_forward(ctx, w.mlp, normed, T, out);
+  }
+  add(ctx, out, T * D, x);
+}
+
+// Gathers the rows whose logits are wanted; returns their number.
+int64_t Model::head_rows(std::span<const Segment> segments, const float* normed, float* rows) const {
+  const int64_t D = config_.hidden_size;
+  int64_t row = 0, n = 0;
+  for (const Segment& s : segments) {
+    const int64_t T = static_cast<int64_t>(s.tokens.size());
+    for (int64_t t = std::max<int64_t>(0, s.logits_from); t < T; ++t)
+      std::memcpy(rows + n++ * D, normed + (row + t) * D, D * sizeof(float));
+    row += T;
+  }
+  return n;
+}
+
+void Model::forward(Context& ctx, std::span<const Segment> segments, int64_t page_tokens, float* logits, float* normed,
+                    const HiddenObserver& observer) const {
+  const int64_t D = config_.hidden_size, V = config_.vocab_size;
+  const CacheShape shape = cache_shape(page_tokens);
+  std::vector<AttentionSegment> views = attention_segments(segments, shape);
+  const int64_t T = views.back().first_row + views.back().T;
+  ScratchScope scope(ctx.scratch);
+  float* x = ctx.scratch.take<float>(T * D);
+  for (size_t i = 0; i < segments.size(); ++i)
+    embedding_forward(ctx, weights_->embed_tokens, segments[i].tokens, x + views[i].first_row * D);
+  const RopeAngles angles = rope_angles(ctx, rope_, views, T);
+  if (observer) observer(0, x, T);
+  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+    point_at_layer(views, shape, layer);
+    layer_forward(ctx, weights_->layers[layer], config_.is_moe_layer(layer), angles, views, T, x);
+    if (observer) observer(layer + 1, x, T);
+  }
+  float* state = normed != nullptr ? normed : ctx.scratch.take<float>(T * D);
+  rms_norm(ctx, x, D, weights_->norm, config_.rms_norm_eps, T, D, state, D);
+  float* rows = x;  // the stream is not needed any more
+  const int64_t n = head_rows(segments, state, rows);
+  if (n > 0) linear(ctx, weights_->lm_head, rows, D, n, logits, V);
+}
+
+void Model::forward_mtp(Context& ctx, int64_t index, const float* hidden, const Segment& segment, int64_t page_tokens,
+                        float* logits, float* out_hidden) const {
+  const int64_t D = config_.hidden_size, V = config_.vocab_size, T = static_cast<int64_t>(segment.tokens.size());
+  CHECK(index >= 0 && index < static_cast<int64_t>(weights_->mtp.size()), "MTP module {}", index);
+  const MtpWeights& w = weights_->mtp[index];
+  const CacheShape shape = mtp_cache_shape(page_tokens);
+  std::vector<AttentionSegment> views = attention_segments({&segment, 1}, shape);
+  ScratchScope scope(ctx.scratch);
+  float* x = ctx.scratch.take<float>(T * D);
+  float* pair = ctx.scratch.take<float>(T * 2 * D);  // [enorm(embedding) | hnorm(hidden)]
+  embedding_forward(ctx, w.embed_tokens ? w.embed_tokens : weights_->embed_tokens, segment.tokens, x);
+  rms_norm(ctx, x, D, w.enorm, config_.rms_norm_eps, T, D, pair, 2 * D);
+  rms_norm(ctx, hidden, D, w.hnorm, config_.rms_norm_eps, T, D, pair + D, 2 * D);
+  linear(ctx, w.eh_proj, pair, 2 * D, T, x, D);
+  const RopeAngles angles = rope_angles(ctx, rope_, views, T);
+  layer_forward(ctx, w.layer, config_.is_moe_layer(config_.num_hidden_layers + index), angles, views, T, x);
+  if (out_hidden != nullptr) std::memcpy(out_hidden, x, T * D * sizeof(float));
+  rms_norm(ctx, x, D, w.shared_head_norm, config_.rms_norm_eps, T, D, x, D);
+  const int64_t n = head_rows({&segment, 1}, x, pair);
+  if (n > 0) linear(ctx, w.shared_head ? w.shared_head : weights_->lm_head, pair, D, n, logits, V);
+}
+
+int64_t Model::decode_bytes() const {
+  const ModelConfig& c = config_;
+  auto mlp = [](const SwigluParams& p) { return p.gate_proj.bytes() + p.up_proj.bytes() + p.down_proj.bytes(); };
+  int64_t n = weights_->lm_head.bytes() + weights_->embed_tokens.row_bytes;
+  for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
+    const LayerWeights& w = weights_->layers[i];
+    n += w.gqa.q_proj.bytes() + w.gqa.k_proj.bytes() + w.gqa.v_proj.bytes() + w.gqa.o_proj.bytes();
+    const MlaParams& m = w.mla;
+    for (const Mat* mat : {&m.q_proj, &m.q_a_proj, &m.q_b_proj, &m.kv_a_proj_with_mqa, &m.kv_b_proj, &m.k_b_proj,
+                           &m.v_b_proj, &m.o_proj})
+      n += mat->bytes();
+    if (c.is_moe_layer(i)) {
+      n += w.moe.gate.bytes() + c.num_experts_per_tok * mlp(w.moe.experts[0]);
+      n += mlp(w.moe.shared_experts);
+    } else {
+      n += mlp(w.mlp);
+    }
+  }
+  return n;
+}
+
+}  // namespace westlake

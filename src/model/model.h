@@ -1,0 +1,79 @@
+// Model: a config, its weights, and the forward pass. "What a DeepSeek model is" in one page: embedding, layers of
+// attention and feed-forward with residuals, a norm, a head.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "kernels/context.h"
+#include "layers/attention.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace westlake {
+
+class Checkpoint;
+
+// Tokens of one sequence in a batch, with the cache they extend.
+struct Segment {
+  std::span<const int32_t> tokens;  // T >= 1
+  int64_t start = 0;                // position of the first token; [0, start) are cached
+  MlaForm form = MlaForm::kExpanded;
+  float* const* pages = nullptr;  // cache pages covering [0, start + T)
+  int64_t logits_from = 0;        // logits are wanted for rows [logits_from, T) of this segment
+};
+
+// Geometry of the cache of one sequence: a page holds page_tokens positions of every layer.
+struct CacheShape {
+  int64_t layers = 0;
+  int64_t page_tokens = 0;
+  int64_t width = 0;  // floats a position a layer
+  int64_t page_floats() const { return layers * page_tokens * width; }
+};
+
+// Sees the residual stream [T, D] after the embedding (layer 0) and after every layer (1..L).
+using HiddenObserver = std::function<void(int64_t layer, const float* hidden, int64_t T)>;
+
+class Model {
+ public:
+  // Binds the weights of an open checkpoint. Owns: nothing of the file; the checkpoint must outlive the model.
+  static Result<Model> bind(const Checkpoint& checkpoint);
+
+  const ModelConfig& config() const { return config_; }
+  const Weights& weights() const { return *weights_; }
+  const Rope& rope() const { return rope_; }
+
+  CacheShape cache_shape(int64_t page_tokens) const;
+  // The cache of an MTP module: one layer.
+  CacheShape mtp_cache_shape(int64_t page_tokens) const;
+
+  // Runs the batch through the model, extends the caches. logits: rows asked for, segment after segment, [n, V].
+  // normed (may be null): [T, D], the state after the final norm of every row: what MTP takes.
+  void forward(Context& ctx, std::span<const Segment> segments, int64_t page_tokens, float* logits,
+               float* normed = nullptr, const HiddenObserver& observer = nullptr) const;
+
+  // Module `index` predicts one token further: row i takes the main model's normed state of position i and the token at
+  // i + 1, and gives logits for the token at i + 2. hidden [T, D]; segment.tokens are those at i + 1. logits as above;
+  // out_hidden (may be null): [T, D], the module's output before its norm.
+  void forward_mtp(Context& ctx, int64_t index, const float* hidden, const Segment& segment, int64_t page_tokens,
+                   float* logits, float* out_hidden = nullptr) const;
+
+  // Bytes of weights that decoding one token reads (chosen experts only).
+  int64_t decode_bytes() const;
+
+ private:
+  ModelConfig config_;
+  std::unique_ptr<Weights> weights_;
+  Rope rope_;
+  bool rope_interleaved_ = false;  // GQA: the file's q and k rows are reordered
+
+  void layer_forward(Context& ctx, const LayerWeights& weights, bool moe, const RopeAngles& angles,
+                     std::span<const AttentionSegment> segments, int64_t T, float* x) const;
+  int64_t head_rows(std::span<const Segment> segments, const float* normed, float* rows) const;
+};
+
+}  // namespace westlake
