@@ -1,0 +1,86 @@
+#include "model/checkpoint.h"
+
+#include "base/file.h"
+#include "base/json.h"
+
+namespace westlake {
+namespace {
+
+// eos_token_id is a number or a list of numbers.
+Status read_eos(const std::string& path, std::vector<int32_t>* ids) {
+  TRY_ASSIGN(const std::string text, read_file(path, 1 << 20));
+  TRY_ASSIGN(const JsonDocument document, JsonDocument::parse(text, path));
+  JsonObject object;
+  JsonElement element;
+  if (document.root().get(object) != simdjson::SUCCESS)
+    return make_error(Code::kCorrupt, "{}: is no JSON object", path);
+  if (object.at_key("eos_token_id").get(element) != simdjson::SUCCESS || element.is_null()) return {};
+  auto add = [&](JsonElement value) -> Status {
+    int64_t id = 0;
+    if (value.get(id) != simdjson::SUCCESS || id < 0 || id > INT32_MAX)
+      return make_error(Code::kCorrupt, "{}: 'eos_token_id' holds {}, expected token ids", path, json_preview(value));
+    ids->push_back(static_cast<int32_t>(id));
+    return {};
+  };
+  JsonArray list;
+  if (element.get(list) != simdjson::SUCCESS) return add(element);
+  for (JsonElement value : list) TRY(add(value));
+  return {};
+}
+
+}  // namespace
+
+Result<Checkpoint> Checkpoint::open(const std::string& path) {
+  Checkpoint checkpoint;
+  checkpoint.path_ = path;
+  if (is_directory(path)) {
+    const std::string config_path = path + "/config.json";
+    if (!is_file(config_path)) {
+      return make_error(Code::kNotFound,
+                        "{}: has no config.json. Hint: name a model folder (config.json, *.safetensors, "
+                        "tokenizer.json) or a .gguf file",
+                        path);
+    }
+    TRY_ASSIGN(const std::string text, read_file(config_path, 16 << 20));
+    TRY_ASSIGN(checkpoint.config_, ModelConfig::from_json(text, config_path));
+    TRY_ASSIGN(SafetensorsSet tensors, SafetensorsSet::open(path));
+    checkpoint.safetensors_ = std::make_unique<SafetensorsSet>(std::move(tensors));
+    const std::string generation = path + "/generation_config.json";
+    TRY(read_eos(is_file(generation) ? generation : config_path, &checkpoint.eos_token_ids_));
+    return checkpoint;
+  }
+  TRY_ASSIGN(Gguf gguf, Gguf::open(path));
+  TRY_ASSIGN(checkpoint.config_, ModelConfig::from_gguf(gguf, path));
+  int64_t eos = -1;
+  TRY(gguf.read("tokenizer.ggml.eos_token_id", &eos));
+  if (eos >= 0 && eos < checkpoint.config_.vocab_size)
+    checkpoint.eos_token_ids_.push_back(static_cast<int32_t>(eos));
+  checkpoint.gguf_ = std::make_unique<Gguf>(std::move(gguf));
+  return checkpoint;
+}
+
+int64_t Checkpoint::file_bytes() const { return gguf_ ? gguf_->file_bytes() : safetensors_->file_bytes(); }
+
+void Checkpoint::will_need() const {
+  if (gguf_) {
+    gguf_->will_need();
+  } else {
+    safetensors_->will_need();
+  }
+}
+
+TensorSource Checkpoint::tensor_source() const {
+  TensorSource source;
+  source.place = path_;
+  source.format = format();
+  const std::vector<NamedTensor>& tensors = gguf_ ? gguf_->tensors() : safetensors_->tensors();
+  for (const NamedTensor& tensor : tensors) source.names.push_back(tensor.name);
+  if (gguf_) {
+    source.find = [gguf = gguf_.get()](std::string_view name) { return gguf->find(name); };
+  } else {
+    source.find = [set = safetensors_.get()](std::string_view name) { return set->find(name); };
+  }
+  return source;
+}
+
+}  // namespace westlake
