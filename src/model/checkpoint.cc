@@ -53,13 +53,18 @@ Result<Checkpoint> Checkpoint::open(const std::string& path) {
   TRY_ASSIGN(checkpoint.config_, ModelConfig::from_gguf(gguf, path));
   int64_t eos = -1;
   TRY(gguf.read("tokenizer.ggml.eos_token_id", &eos));
-  if (eos >= 0 && eos < checkpoint.config_.vocab_size)
-    checkpoint.eos_token_ids_.push_back(static_cast<int32_t>(eos));
+  if (eos >= 0 && eos < checkpoint.config_.vocab_size) checkpoint.eos_token_ids_.push_back(static_cast<int32_t>(eos));
   checkpoint.gguf_ = std::make_unique<Gguf>(std::move(gguf));
   return checkpoint;
 }
 
-int64_t Checkpoint::file_bytes() const { return gguf_ ? gguf_->file_bytes() : safetensors_->file_bytes(); }
+int64_t Checkpoint::file_bytes() const {
+  return gguf_ ? gguf_->file_bytes() : safetensors_->file_bytes();
+}
+
+const std::vector<NamedTensor>& Checkpoint::tensors() const {
+  return gguf_ ? gguf_->tensors() : safetensors_->tensors();
+}
 
 void Checkpoint::will_need() const {
   if (gguf_) {
@@ -73,8 +78,7 @@ TensorSource Checkpoint::tensor_source() const {
   TensorSource source;
   source.place = path_;
   source.format = format();
-  const std::vector<NamedTensor>& tensors = gguf_ ? gguf_->tensors() : safetensors_->tensors();
-  for (const NamedTensor& tensor : tensors) source.names.push_back(tensor.name);
+  for (const NamedTensor& tensor : tensors()) source.names.push_back(tensor.name);
   if (gguf_) {
     source.find = [gguf = gguf_.get()](std::string_view name) { return gguf->find(name); };
   } else {

@@ -52,7 +52,7 @@ class Reader {
   bool has(std::string_view key) const { return json_has(object_, key); }
   JsonElement element(std::string_view key) const {
     JsonElement element;
-    (void)object_.at_key(key).get(element);
+    CHECK(object_.at_key(key).get(element) == simdjson::SUCCESS, "key '{}' was there", key);
     return element;
   }
   void fail(Error error) {
@@ -124,6 +124,7 @@ void read_mla(Reader& in, ModelConfig& c) {
   in.need("qk_rope_head_dim", &c.qk_rope_head_dim);
   in.need("v_head_dim", &c.v_head_dim);
   in.only("attention_bias", false);
+  in.only("rope_interleave", true);
 }
 
 void read_deepseek_moe(Reader& in, ModelConfig& c) {

@@ -47,7 +47,8 @@ int32_t argmax(const std::vector<float>& row) {
 Result<Npy> load(const std::string& path, const std::vector<int64_t>& shape) {
   TRY_ASSIGN(Npy array, Npy::open(path));
   if (array.view().shape != shape)
-    return make_error(Code::kCorrupt, "{}: is {}, expected {}", path, shape_text(array.view().shape), shape_text(shape));
+    return make_error(Code::kCorrupt, "{}: is {}, expected {}", path, shape_text(array.view().shape),
+                      shape_text(shape));
   return array;
 }
 
@@ -96,8 +97,7 @@ Status check_logits(Context& ctx, Case& c, std::vector<float>* normed) {
   TRY_ASSIGN(const std::vector<float> wanted, expected.floats());
   c.report.max_logit_difference = difference(logits.data(), wanted.data(), rows * V);
   if (!(c.report.max_logit_difference <= c.report.tolerance))
-    c.fail(fmt::format("logits differ by {:.3g}, tolerance {:.3g}", c.report.max_logit_difference,
-                       c.report.tolerance));
+    c.fail(fmt::format("logits differ by {:.3g}, tolerance {:.3g}", c.report.max_logit_difference, c.report.tolerance));
   const int64_t compared = whole ? T * D : D;
   for (int64_t layer = 0; !hidden_expected.empty() && layer <= L; ++layer) {
     const float* seen = hidden.data() + layer * T * D + (whole ? 0 : (T - 1) * D);
@@ -160,8 +160,8 @@ Status check_mtp(Context& ctx, Case& c, const std::vector<float>& normed) {
   c.model->forward_mtp(ctx, 0, normed.data(), segment, kPageTokens, logits.data(), hidden.data());
   c.report.max_mtp_difference = difference(logits.data(), expected.data(), T * V);
   if (!(c.report.max_mtp_difference <= c.report.tolerance))
-    c.fail(fmt::format("mtp logits differ by {:.3g}, tolerance {:.3g}", c.report.max_mtp_difference,
-                       c.report.tolerance));
+    c.fail(
+        fmt::format("mtp logits differ by {:.3g}, tolerance {:.3g}", c.report.max_mtp_difference, c.report.tolerance));
   return {};
 }
 

@@ -2,8 +2,8 @@
 // implementation gives for it. Runs the model on it and reports each difference.
 // Layout of a folder: config.json, model*.safetensors, tokens.npy [T], logits.npy [T, V], hidden.npy [L+1, T, D],
 // greedy.npy [n], mtp_logits.npy [T-1, V], mtp_hidden.npy [T-1, D], meta.json {"tolerance"}; all but the first three
-// may be absent. With "file" in meta.json the weights are a GGUF given by the caller, and logits.npy [n, V] are those of
-// the last n positions, argmax.npy [T], hidden_last.npy [L+1, D].
+// may be absent. With "file" in meta.json the weights are a GGUF given by the caller, and logits.npy [n, V] are those
+// of the last n positions, argmax.npy [T], hidden_last.npy [L+1, D].
 #pragma once
 
 #include <string>
@@ -19,7 +19,7 @@ struct ReferenceReport {
   double tolerance = 1e-3;          // on max |logit - expected|
   double max_logit_difference = 0;  // NaN counts as infinite
   double max_hidden_difference = 0;
-  int64_t first_layer_off = -1;     // the first entry of the residual stream off by more than the tolerance
+  int64_t first_layer_off = -1;  // the first entry of the residual stream off by more than the tolerance
   int64_t greedy_expected = 0, greedy_equal = 0;  // tokens; equal counts up to the first difference
   double max_mtp_difference = 0;
   std::vector<std::string> failures;  // one sentence each

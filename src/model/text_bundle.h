@@ -15,6 +15,8 @@
 namespace westlake {
 
 struct TextBundle {
+  explicit TextBundle(Tokenizer t) : tokenizer(std::move(t)) {}
+
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;  // absent where the model publishes none
   std::string chat_template_source;           // its text, for files that carry it on

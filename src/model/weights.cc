@@ -158,9 +158,9 @@ class Binder {
 // True when the file has the first MTP module.
 bool has_mtp(const ModelConfig& config, const TensorSource& source) {
   if (config.num_nextn_predict_layers == 0) return false;
-  const bool gguf = source.format == WeightFormat::kGguf;
-  return source.find(fmt::format(gguf ? "blk.{}.nextn.eh_proj.weight" : "model.layers.{}.eh_proj.weight",
-                                 config.num_hidden_layers)) != nullptr;
+  const std::string layer = std::to_string(config.num_hidden_layers);
+  return source.find(source.format == WeightFormat::kGguf ? "blk." + layer + ".nextn.eh_proj.weight"
+                                                          : "model.layers." + layer + ".eh_proj.weight") != nullptr;
 }
 
 }  // namespace
