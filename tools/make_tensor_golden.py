@@ -16,7 +16,7 @@ from gguf import quants
 BLOCKS = {32: 6, 256: 3, 1: 48}  # blocks a format, by the elements of a block
 READ = "F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS".split()
 WRITE = "F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0".split()
-K_QUANTS = {"q4_k": ("Q4_K", "quantize_row_q4_K_ref"), "q6_k": ("Q6_K", "quantize_row_q6_K_ref")}
+K_QUANTS = {f"q{bits}_k": (f"Q{bits}_K", f"quantize_row_q{bits}_K_ref") for bits in (4, 5, 6)}
 
 
 def finite_blocks(rng, kind):

@@ -34,12 +34,6 @@ float cut_to_half_range(float x) {
   return std::fabs(x) < 65520.0f ? x : std::copysign(65504.0f, x);
 }
 
-// 1 / d, and 0 where that is no number: a zero block, or weights far below the smallest half, which the block loses.
-float inverse_or_zero(float d) {
-  const float inverse = d == 0 ? 0.0f : 1.0f / d;
-  return std::isinf(inverse) ? 0.0f : inverse;
-}
-
 int truncate_to(float x, int top) {
   return static_cast<int>(std::clamp(x, 0.0f, static_cast<float>(top)));
 }

@@ -2,6 +2,7 @@
 // Private to the codec; everybody else calls codec.h.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -29,6 +30,12 @@ inline uint16_t finite_f16(float x) {
   return (bits & 0x7fff) == 0x7c00 ? static_cast<uint16_t>(bits - 1) : bits;
 }
 
+// 1 / d, and 0 where that is no number: a zero block, or weights so far below a half's range that the block loses them.
+inline float inverse_or_zero(float d) {
+  const float inverse = d == 0 ? 0.0f : 1.0f / d;
+  return std::isinf(inverse) ? 0.0f : inverse;
+}
+
 // One block to its numbers (codec_legacy.cc: out[0..32), codec_k.cc: out[0..256)).
 void dequantise_block(const BlockQ4_0& block, float* out);
 void dequantise_block(const BlockQ4_1& block, float* out);
@@ -50,6 +57,7 @@ void quantise_block(const float* in, BlockQ5_0& block);
 void quantise_block(const float* in, BlockQ5_1& block);
 void quantise_block(const float* in, BlockQ8_0& block);
 void quantise_block(const float* in, BlockQ4_K& block);
+void quantise_block(const float* in, BlockQ5_K& block);
 void quantise_block(const float* in, BlockQ6_K& block);
 
 }  // namespace westlake

@@ -17,7 +17,7 @@ namespace westlake {
 namespace {
 
 constexpr DType kBlockFormats[] = {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
-                                   DType::kQ8_0, DType::kQ4_K, DType::kQ6_K};
+                                   DType::kQ8_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 
 std::vector<std::byte> quantised(DType dtype, const std::vector<float>& x) {
   const auto n = static_cast<int64_t>(x.size());
@@ -50,7 +50,7 @@ std::vector<float> gaussian(size_t n, float stddev, uint64_t seed) {
 TEST(Quantise, KnowsItsFormats) {
   int count = 0;
   for (int i = 0; i < static_cast<int>(DType::kCount); ++i) count += can_quantise(static_cast<DType>(i));
-  EXPECT_EQ(count, 10);
+  EXPECT_EQ(count, 11);
   for (DType dtype : kBlockFormats) EXPECT_TRUE(can_quantise(dtype));
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) EXPECT_TRUE(can_quantise(dtype));
 }
@@ -86,10 +86,11 @@ TEST(Quantise, SearchBeatsGgmlOnRealWeights) {
   }
 }
 
-// Of a standard normal sample; ggml's reference quantisers leave 0.0713 (q4_k) and 0.01775 (q6_k).
+// Of a standard normal sample; ggml's reference quantisers leave 0.0713 (q4_k), 0.0361 (q5_k) and 0.01775 (q6_k).
 TEST(Quantise, ErrorOnGaussianWeights) {
   const std::vector<float> x = gaussian(256 * 400, 1.0f, 11);
   EXPECT_LT(rmse(x, there_and_back(DType::kQ4_K, x)), 0.0703);
+  EXPECT_LT(rmse(x, there_and_back(DType::kQ5_K, x)), 0.0347);
   EXPECT_LT(rmse(x, there_and_back(DType::kQ6_K, x)), 0.0172);
   EXPECT_LT(rmse(x, there_and_back(DType::kQ8_0, x)), 0.006);
   EXPECT_LT(rmse(x, there_and_back(DType::kQ4_0, x)), 0.095);
@@ -135,7 +136,7 @@ TEST(Quantise, ConstantBlocksStayConstant) {
 TEST(Quantise, OneOutlierLeavesTheRestOfTheSuperblock) {
   std::vector<float> x = gaussian(256, 0.02f, 5);
   x[77] = 8.0f;
-  for (DType dtype : {DType::kQ4_K, DType::kQ6_K}) {
+  for (DType dtype : {DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
     const std::vector<float> back = there_and_back(dtype, x);
     EXPECT_NEAR(back[77], 8.0f, 0.1f) << dtype_name(dtype);
   }
@@ -159,6 +160,22 @@ TEST(Quantise, HugeWeightsStayFinite) {
   }
 }
 
+// Sub-blocks that are 40 orders of magnitude apart: their units are subnormal floats, whose inverses are infinite.
+TEST(Quantise, HugeBesideTinyStaysFinite) {
+  for (float huge : {-3e38f, 3e38f, -1e30f, 1e6f}) {
+    for (float tiny : {1e-45f, 1e-38f, 1e-10f, 1e-3f, 0.0f}) {
+      std::vector<float> x = gaussian(256, tiny, 19);
+      for (size_t i = 0; i < 64; ++i) x[i] = huge;
+      for (DType dtype : kBlockFormats) {
+        const std::vector<float> back = there_and_back(dtype, x);
+        EXPECT_TRUE(all_finite(back.data(), 256)) << dtype_name(dtype) << ", " << huge << " beside " << tiny;
+        EXPECT_GT(std::fabs(back[0]), 50000.0f) << dtype_name(dtype);
+        EXPECT_EQ(std::signbit(back[0]), std::signbit(huge)) << dtype_name(dtype);
+      }
+    }
+  }
+}
+
 TEST(Quantise, VanishingWeightsGoToZeroOrNearby) {
   for (float tiny : {0x1p-149f, 0x1p-140f, 0x1p-127f, 0x1p-100f, 0x1p-40f, 0x1p-26f, 0x1p-22f, 0x1p-18f, 0x1p-14f}) {
     const std::vector<float> x = gaussian(256, tiny, 9);
@@ -173,6 +190,7 @@ TEST(Quantise, VanishingWeightsGoToZeroOrNearby) {
   // The searched formats use small integer scales under a coarse half: weights of 2^-20 are not lost.
   const std::vector<float> x = gaussian(2560, 0x1p-20f, 9);
   EXPECT_LT(rmse(x, there_and_back(DType::kQ4_K, x)), 0.15 * 0x1p-20);
+  EXPECT_LT(rmse(x, there_and_back(DType::kQ5_K, x)), 0.15 * 0x1p-20);
   EXPECT_LT(rmse(x, there_and_back(DType::kQ6_K, x)), 0.08 * 0x1p-20);
 }
 

@@ -7,15 +7,17 @@
 
 namespace westlake {
 
-inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+constexpr float bf16_to_float(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
-inline uint16_t float_to_bf16(float x) {
+constexpr uint16_t float_to_bf16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);  // NaN: keep it, make it quiet
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-inline float f16_to_float(uint16_t bits) {
+constexpr float f16_to_float(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
   const uint32_t exponent = bits >> 10 & 31, mantissa = bits & 0x3ff;
   if (exponent == 0) {  // zero and subnormals: mantissa * 2^-24
@@ -26,7 +28,7 @@ inline float f16_to_float(uint16_t bits) {
   return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
 }
 
-inline uint16_t float_to_f16(float x) {
+constexpr uint16_t float_to_f16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
   const uint32_t magnitude = bits & 0x7fffffff;
@@ -40,7 +42,7 @@ inline uint16_t float_to_f16(float x) {
 }
 
 // E4M3 ("fn"): bias 7, no infinities, 0x7f and 0xff are NaN, largest 448.
-inline float e4m3_to_float(uint8_t bits) {
+constexpr float e4m3_to_float(uint8_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x80) << 24;
   const uint32_t exponent = bits >> 3 & 15, mantissa = bits & 7;
   if ((bits & 0x7f) == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000u);
@@ -52,7 +54,7 @@ inline float e4m3_to_float(uint8_t bits) {
 }
 
 // E8M0: 2^(bits - 127); 0xff is NaN.
-inline float e8m0_to_float(uint8_t bits) {
+constexpr float e8m0_to_float(uint8_t bits) {
   if (bits == 0xff) return std::bit_cast<float>(0x7fc00000u);
   if (bits == 0) return 0x1p-127f;
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 23);
