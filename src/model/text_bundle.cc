@@ -16,8 +16,8 @@ constexpr uint64_t kMostTemplateBytes = uint64_t{1} << 20;
 
 // Names under which families publish the token that ends a turn. They are stops whatever eos says, since several
 // published configs name only the end of a text.
-constexpr std::string_view kTurnEnds[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_turn|>", "<|EOT|>",
-                                          "<｜end▁of▁sentence｜>", "<|endoftext|>"};
+constexpr std::string_view kTurnEnds[] = {
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_turn|>", "<|EOT|>", "<｜end▁of▁sentence｜>", "<|endoftext|>"};
 
 void add_stop(TextBundle& bundle, int64_t id) {
   if (id < 0 || id >= bundle.tokenizer.vocab_size()) return;
