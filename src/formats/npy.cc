@@ -203,6 +203,8 @@ Result<Npy> Npy::open(const std::string& path) {
 }
 
 Result<std::vector<int32_t>> Npy::int32s() const {
+  if (view_.dtype == DType::kF32 || view_.dtype == DType::kF16)
+    return make_error(Code::kInvalidArgument, "{}: holds {}, expected integers", place_, dtype_name(view_.dtype));
   const int64_t n = view_.elements();
   std::vector<int32_t> out(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) {
@@ -221,7 +223,7 @@ Result<std::vector<int32_t>> Npy::int32s() const {
         value = load<int8_t>(view_, i);
         break;
       default:
-        return make_error(Code::kInvalidArgument, "{}: holds {}, expected integers", place_, dtype_name(view_.dtype));
+        CHECK(false, "{}", dtype_name(view_.dtype));
     }
     if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max())
       return make_error(Code::kInvalidArgument, "{}: element {} is {}, expected an int32", place_, i, value);
