@@ -7,6 +7,12 @@ namespace westlake {
 const std::vector<const KernelTable*>& available_kernels() {
   static const std::vector<const KernelTable*> levels = [] {
     std::vector<const KernelTable*> found = {&kRefKernels};
+#if defined(__x86_64__)
+    const CpuFeatures& cpu = cpu_features();
+    if (cpu.avx2) found.push_back(&kAvx2Kernels);
+    if (cpu.avx512) found.push_back(&kAvx512Kernels);
+    if (cpu.avx512_vnni) found.push_back(&kAvx512VnniKernels);
+#endif
     return found;
   }();
   return levels;

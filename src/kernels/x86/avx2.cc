@@ -1,0 +1,72 @@
+// AVX2 with FMA and F16C (Haswell, Zen and later): eight lanes.
+//
+// The bodies are written once, in the words of vec256.h, and compiled here for this level alone: everything between
+// the two pragmas may use its instructions, so only kernels_by_name(), which asked the machine, may hand out the table.
+// Every header of others comes before the first pragma: its inline functions must stay runnable anywhere.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "base/check.h"
+#include "kernels/levels.h"
+#include "tensor/blocks.h"
+#include "tensor/codec.h"
+#include "tensor/scalar.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+#define WESTLAKE_VNNI 0
+
+// The order is that of use.
+// clang-format off
+namespace westlake::avx2 {
+namespace {
+#include "kernels/x86/bytes.h"
+#include "kernels/x86/vec256.h"
+#include "kernels/x86/formats.h"
+#include "kernels/x86/gemm_q8.h"
+#include "kernels/x86/gemm_f32.h"
+#include "kernels/x86/rows.h"
+#include "kernels/x86/attend.h"
+}  // namespace
+}  // namespace westlake::avx2
+// clang-format on
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace westlake {
+
+const KernelTable kAvx2Kernels = {
+    .name = "avx2",
+    .gemm_f32 = avx2::gemm_f32,
+    .gemm_q8 = avx2::gemm_q8,
+    .gemm_nn_f32 = avx2::gemm_nn_f32,
+    .dequantise = avx2::dequantise,
+    .quantise_q8 = avx2::quantise_q8,
+    .rms_norm = avx2::rms_norm,
+    .silu_mul = avx2::silu_mul,
+    .axpy = avx2::axpy,
+    .dot = avx2::dot,
+    .softmax = avx2::softmax,
+    .rope_interleaved = avx2::rope_interleaved,
+    .rope_halves = avx2::rope_halves,
+    .attend = avx2::attend,
+};
+
+}  // namespace westlake
+
+#endif  // __x86_64__

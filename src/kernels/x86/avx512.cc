@@ -1,0 +1,79 @@
+// AVX-512 F, BW, DQ and VL (Skylake-X and later): sixteen lanes.
+//
+// The bodies are written once, in the words of vec512.h, and compiled here for this level alone: everything between
+// the two pragmas may use its instructions, so only kernels_by_name(), which asked the machine, may hand out the table.
+// Every header of others comes before the first pragma: its inline functions must stay runnable anywhere.
+#if defined(__x86_64__)
+
+// GCC 12 takes the undefined inputs inside its own AVX-512 intrinsics for ours.
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include <immintrin.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "base/check.h"
+#include "kernels/levels.h"
+#include "tensor/blocks.h"
+#include "tensor/codec.h"
+#include "tensor/scalar.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+
+#define WESTLAKE_VNNI 0
+
+// The order is that of use.
+// clang-format off
+namespace westlake::avx512 {
+namespace {
+#include "kernels/x86/bytes.h"
+#include "kernels/x86/vec512.h"
+#include "kernels/x86/formats.h"
+#include "kernels/x86/gemm_q8.h"
+#include "kernels/x86/gemm_f32.h"
+#include "kernels/x86/rows.h"
+#include "kernels/x86/attend.h"
+}  // namespace
+}  // namespace westlake::avx512
+// clang-format on
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace westlake {
+
+const KernelTable kAvx512Kernels = {
+    .name = "avx512",
+    .gemm_f32 = avx512::gemm_f32,
+    .gemm_q8 = avx512::gemm_q8,
+    .gemm_nn_f32 = avx512::gemm_nn_f32,
+    .dequantise = avx512::dequantise,
+    .quantise_q8 = avx512::quantise_q8,
+    .rms_norm = avx512::rms_norm,
+    .silu_mul = avx512::silu_mul,
+    .axpy = avx512::axpy,
+    .dot = avx512::dot,
+    .softmax = avx512::softmax,
+    .rope_interleaved = avx512::rope_interleaved,
+    .rope_halves = avx512::rope_halves,
+    .attend = avx512::attend,
+};
+
+}  // namespace westlake
+
+#endif  // __x86_64__
