@@ -82,6 +82,13 @@ void MappedFile::will_need() const {
   if (data_ != nullptr) madvise(const_cast<std::byte*>(data_), size_bytes_, MADV_WILLNEED);
 }
 
+void release_pages(std::span<const std::byte> mapped) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(mapped.data()) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(mapped.data()) + mapped.size()) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
 Result<AtomicFile> AtomicFile::create(const std::string& path) {
   AtomicFile file;
   file.path_ = path;

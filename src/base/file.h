@@ -62,6 +62,10 @@ class AtomicFile {
   uint64_t written_bytes_ = 0;
 };
 
+// Tells the kernel that these mapped bytes are not needed soon, so that a program that streams through a large file does
+// not keep all of it resident. They stay readable. Whole pages within the span only.
+void release_pages(std::span<const std::byte> mapped);
+
 // The whole of a (small) file. Errors: kNotFound, kIo, kExhausted when larger than `limit_bytes`.
 Result<std::string> read_file(const std::string& path, uint64_t limit_bytes = uint64_t{1} << 30);
 

@@ -22,6 +22,7 @@ struct RopeScaling {
   double low_freq_factor = 1, high_freq_factor = 4;
   // kFactors: inv_freq[i] /= factors[i], as GGUF files keep Llama 3's rule in rope_freqs.weight
   std::vector<float> factors;
+  bool operator==(const RopeScaling&) const = default;
 };
 
 // 0.1 * mscale * ln(factor) + 1, and 1 for factor <= 1 (YaRN's attention temperature).

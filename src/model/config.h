@@ -64,6 +64,8 @@ struct ModelConfig {
 
   bool fp8 = false;  // quantization_config: F8_E4M3 in 128x128 blocks
 
+  bool operator==(const ModelConfig&) const = default;
+
   bool mla() const { return kv_lora_rank > 0; }
   bool is_moe_layer(int64_t layer) const;
   int64_t qk_head_dim() const { return mla() ? qk_nope_head_dim + qk_rope_head_dim : head_dim; }

@@ -36,8 +36,8 @@ bool holds_weights(DType dtype) {
 
 class Binder {
  public:
-  Binder(const ModelConfig& config, const TensorSource& source, Weights* weights)
-      : config_(config), source_(source), weights_(weights) {}
+  Binder(const ModelConfig& config, const TensorSource& source, const BindOptions& options, Weights* weights)
+      : config_(config), source_(source), options_(options), weights_(weights) {}
 
   Status bind(const WeightSpec& spec) {
     const bool gguf = source_.format == WeightFormat::kGguf;
@@ -100,7 +100,7 @@ class Binder {
     mat.data = view.data + (stacked ? spec.expert * mat.bytes() : 0);
     if (view.dtype == DType::kF8E4M3) TRY(bind_scales(name, &mat));
     const bool up_projection = config_.mla() && name.ends_with("kv_b_proj.weight");
-    if (view.dtype == DType::kF8E4M3 && up_projection) {
+    if (view.dtype == DType::kF8E4M3 && up_projection && options_.widen_fp8_up_projections) {
       // Its heads are used one by one, and a head need not begin at a border of the 128x128 scale blocks.
       std::vector<float>& values = weights_->owned.emplace_back(mat.rows * mat.cols);
       for (int64_t i = 0; i < mat.rows; ++i) dequantise_row(mat, i, values.data() + i * mat.cols);
@@ -147,6 +147,7 @@ class Binder {
 
   const ModelConfig& config_;
   const TensorSource& source_;
+  const BindOptions options_;
   Weights* weights_;
   struct Hash {
     using is_transparent = void;
@@ -165,8 +166,9 @@ bool has_mtp(const ModelConfig& config, const TensorSource& source) {
 
 }  // namespace
 
-Status bind_weights(const ModelConfig& config, const TensorSource& source, Weights* weights) {
-  Binder binder(config, source, weights);
+Status bind_weights(const ModelConfig& config, const TensorSource& source, Weights* weights,
+                    const BindOptions& options) {
+  Binder binder(config, source, options, weights);
   for (const WeightSpec& spec : weight_table(config, source.format, has_mtp(config, source), weights))
     TRY(binder.bind(spec));
   TRY(binder.check_all_used());

@@ -85,9 +85,16 @@ struct TensorSource {
   WeightFormat format = WeightFormat::kPublished;
 };
 
+struct BindOptions {
+  // Layers read the heads of MLA's up-projection one by one, which FP8 with its block scales does not allow; converters
+  // read rows and leave it mapped.
+  bool widen_fp8_up_projections = true;
+};
+
 // Fills `weights` from the file. Matrices stay where they are mapped; vectors, and FP8 up-projections of MLA, are
 // widened. Errors: kNotFound (missing tensor), kCorrupt (shape, scales), kUnsupported (dtype, a tensor that this
 // architecture does not know).
-Status bind_weights(const ModelConfig& config, const TensorSource& source, Weights* weights);
+Status bind_weights(const ModelConfig& config, const TensorSource& source, Weights* weights,
+                    const BindOptions& options = {});
 
 }  // namespace westlake
