@@ -44,8 +44,7 @@ Facts gather(const Runtime& runtime, const std::vector<NamedTensor>& tensors) {
   facts.decode_bytes = runtime.model->decode_bytes();
   facts.available = available_memory_bytes();
   const int64_t left = static_cast<int64_t>(facts.available) - runtime.checkpoint->file_bytes();
-  facts.context_that_fits =
-      std::clamp<int64_t>(left / facts.kv_bytes_per_token, 0, config.max_position_embeddings);
+  facts.context_that_fits = std::clamp<int64_t>(left / facts.kv_bytes_per_token, 0, config.max_position_embeddings);
   return facts;
 }
 

@@ -28,7 +28,8 @@ Status run(const Options& options) {
     return make_error(Code::kNotFound, "{}: has no multi-token-prediction layer, --mtp needs one",
                       options.runtime.model);
   if (!options.mtp.empty() && T < 2)
-    return make_error(Code::kInvalidArgument, "--mtp: {} token, expected at least 2: it pairs a token with the next", T);
+    return make_error(Code::kInvalidArgument, "--mtp: {} token, expected at least 2: it pairs a token with the next",
+                      T);
 
   PagePool pool(model.cache_shape(kPageTokens));
   SequenceCache cache(pool);

@@ -22,7 +22,8 @@ Result<Runtime> open_machine(const RuntimeOptions& options) {
   const KernelTable* kernels = kernels_by_name(isa != nullptr ? isa : "");
   if (kernels == nullptr) {
     std::string names;
-    for (const KernelTable* table : available_kernels()) names += (names.empty() ? "" : ", ") + std::string(table->name);
+    for (const KernelTable* table : available_kernels())
+      names += (names.empty() ? "" : ", ") + std::string(table->name);
     return make_error(Code::kUnsupported, "WESTLAKE_ISA: '{}' is not a level of this machine. It has: {}", isa, names);
   }
   Runtime runtime;

@@ -70,6 +70,13 @@ Result<TextBundle> open_json(const std::string& path, const std::string& config_
   return bundle;
 }
 
+Status read_flag(const Gguf& gguf, std::string_view key, std::optional<bool>* out) {
+  bool flag = false;
+  TRY(gguf.read(key, &flag));
+  if (gguf.has(key)) *out = flag;
+  return {};
+}
+
 Result<TextBundle> open_gguf(const std::string& path) {
   TRY_ASSIGN(const Gguf gguf, Gguf::open(path));
   if (!gguf.has("tokenizer.ggml.tokens"))
@@ -82,13 +89,15 @@ Result<TextBundle> open_gguf(const std::string& path) {
     TRY_ASSIGN(const std::vector<int64_t> types, gguf.get_ints("tokenizer.ggml.token_type"));
     vocab.token_types.assign(types.begin(), types.end());
   }
-  if (gguf.has("tokenizer.ggml.merges")) TRY_ASSIGN(vocab.merges, gguf.get_strings("tokenizer.ggml.merges"));
+  if (gguf.has("tokenizer.ggml.merges")) {
+    TRY_ASSIGN(vocab.merges, gguf.get_strings("tokenizer.ggml.merges"));
+  }
   TRY(gguf.read("tokenizer.ggml.bos_token_id", &vocab.bos_id));
   TRY(gguf.read("tokenizer.ggml.eos_token_id", &vocab.eos_id));
   TRY(gguf.read("tokenizer.ggml.unknown_token_id", &vocab.unk_id));
   TRY(gguf.read("tokenizer.ggml.padding_token_id", &vocab.pad_id));
-  TRY(gguf.read("tokenizer.ggml.add_bos_token", &vocab.add_bos));
-  TRY(gguf.read("tokenizer.ggml.add_eos_token", &vocab.add_eos));
+  TRY(read_flag(gguf, "tokenizer.ggml.add_bos_token", &vocab.add_bos));
+  TRY(read_flag(gguf, "tokenizer.ggml.add_eos_token", &vocab.add_eos));
   TRY(gguf.read("tokenizer.ggml.add_space_prefix", &vocab.add_space_prefix));
   TRY_ASSIGN(Tokenizer tokenizer, Tokenizer::from_gguf(vocab, path));
   TextBundle bundle(std::move(tokenizer));
