@@ -16,7 +16,11 @@ CpuFeatures detect() {
   CpuFeatures f;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  f.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  // clang 14 has no word for f16c: CPUID leaf 1, ecx bit 29.
+  unsigned leaf = 1, unused = 0, leaf1_ecx = 0, leaf1_edx = 0;
+  __asm__ volatile("cpuid" : "+a"(leaf), "=b"(unused), "+c"(leaf1_ecx), "=d"(leaf1_edx));
+  const bool f16c = (leaf1_ecx >> 29) & 1;
+  f.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
   f.avx512 = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512cd");
