@@ -152,7 +152,8 @@ class Guarded {
 
 class OpRun {
  public:
-  explicit OpRun(const OpCase& c) : c_(c), rng_(17 + static_cast<uint64_t>(c.rows * 131 + c.cols * 7 + c.T)) {
+  explicit OpRun(const OpCase& c, int threads = 1)
+      : c_(c), threads_(threads), rng_(17 + static_cast<uint64_t>(c.rows * 131 + c.cols * 7 + c.T)) {
     const int64_t x_cols = c.op == Op::kGemmNnF32 ? c.rows : c.cols;
     ldx_ = x_cols + c.gap;
     ldy_ = (is_gemm() && c.op != Op::kGemmNnF32 ? c.rows : c.op == Op::kAttend ? c.v_dim : c.cols) + c.gap;
@@ -166,7 +167,8 @@ class OpRun {
   }
 
   // Runs rows [begin, end) and tokens [t0, t1) of a gemm; everything of another op.
-  void run(const KernelTable& k, RowRange rows, int64_t t0, int64_t t1, Guarded& y);
+  // `thread` chooses its scratch.
+  void run(const KernelTable& k, RowRange rows, int64_t t0, int64_t t1, Guarded& y, int thread = 0);
   void run(const KernelTable& k, Guarded& y) { run(k, {0, c_.rows}, 0, c_.T, y); }
 
   // An output of this case before a run: canaries everywhere, and what in-place operations start from.
@@ -204,6 +206,7 @@ class OpRun {
   void attend(const KernelTable& k, float* y);
 
   OpCase c_;
+  int threads_;
   Rng rng_;
   int64_t ldx_, ldy_;
   std::vector<float> x_, other_, third_;
@@ -235,7 +238,7 @@ inline void OpRun::make_weight() {
     w_.scales = scales_.data();
     w_.scale_dtype = c_.scale_dtype;
   }
-  panel_ = std::make_shared<Guarded>(kPanelRows * c_.cols, 0);
+  panel_ = std::make_shared<Guarded>(threads_ * kPanelRows * c_.cols, 0);
 }
 
 inline void OpRun::make_q8(Q8Memory* q) {
@@ -272,20 +275,21 @@ inline Guarded OpRun::output() {
 
 // ----------------------------------------------------------------------------------------------------------------- run
 
-inline void OpRun::run(const KernelTable& k, RowRange rows, int64_t t0, int64_t t1, Guarded& out) {
+inline void OpRun::run(const KernelTable& k, RowRange rows, int64_t t0, int64_t t1, Guarded& out, int thread) {
+  float* panel = panel_ ? panel_->data() + thread * kPanelRows * c_.cols : nullptr;
   const int64_t n = c_.cols;
   float* y = out.data();
   const float* a = other_.data() + (c_.misalign ? 1 : 0);
   const float* b = third_.data() + (c_.misalign ? 1 : 0);
   switch (c_.op) {
     case Op::kGemmF32:
-      return k.gemm_f32(w_, rows, x() + t0 * ldx_, ldx_, t1 - t0, y + t0 * ldy_, ldy_, panel_->data());
+      return k.gemm_f32(w_, rows, x() + t0 * ldx_, ldx_, t1 - t0, y + t0 * ldy_, ldy_, panel);
     case Op::kGemmQ8: {
       const Q8Rows part = {q8_.rows.qs_row(t0), q8_.rows.d_row(t0), q8_.rows.sums_row(t0), n};
-      return k.gemm_q8(w_, rows, part, t1 - t0, y + t0 * ldy_, ldy_, panel_->data());
+      return k.gemm_q8(w_, rows, part, t1 - t0, y + t0 * ldy_, ldy_, panel);
     }
     case Op::kGemmNnF32:
-      return k.gemm_nn_f32(w_, rows, x() + t0 * ldx_, ldx_, t1 - t0, y + t0 * ldy_, ldy_, panel_->data());
+      return k.gemm_nn_f32(w_, rows, x() + t0 * ldx_, ldx_, t1 - t0, y + t0 * ldy_, ldy_, panel);
     case Op::kDequantise:
       for (int64_t r = 0; r < c_.rows; ++r) k.dequantise(w_, r, y + r * ldy_);
       return;
