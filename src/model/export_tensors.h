@@ -71,4 +71,11 @@ Status stream_tensor(ThreadPool& pool, const ExportTensor& tensor, std::string_v
 // Called after every piece with what is done and the whole; false stops the export with kCancelled.
 using ExportProgress = std::function<bool(uint64_t done_bytes, uint64_t total_bytes)>;
 
+// What was written.
+struct ExportReport {
+  int64_t tensors = 0;
+  uint64_t bytes = 0;              // of tensor data
+  std::vector<std::string> notes;  // what the user should know
+};
+
 }  // namespace westlake

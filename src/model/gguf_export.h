@@ -18,12 +18,6 @@ struct GgufExportOptions {
   bool tokenizer = true;  // false: without it
 };
 
-struct ExportReport {
-  int64_t tensors = 0;
-  uint64_t bytes = 0;              // of tensor data
-  std::vector<std::string> notes;  // what the user should know
-};
-
 // Writes `out` in one go, through a temporary file beside it; an old file stays until the new one is whole.
 // Errors: those of opening the tokenizer; kInvalidArgument when `out` is a part of the checkpoint itself; kUnsupported
 // for what the format cannot say; kCorrupt for weights that are no numbers; kIo; kCancelled.
