@@ -3,9 +3,9 @@
 
 namespace westlake {
 
-std::vector<int32_t> encode_segments(const Tokenizer& tokenizer, std::span<const Segment> segments) {
+std::vector<int32_t> encode_segments(const Tokenizer& tokenizer, std::span<const ChatSegment> segments) {
   std::vector<int32_t> ids;
-  for (const Segment& segment : segments) {
+  for (const ChatSegment& segment : segments) {
     EncodeOptions options;
     options.parse_added_tokens = segment.origin == Origin::kTemplate;
     tokenizer.encode(segment.text, options, ids);

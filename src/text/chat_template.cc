@@ -49,11 +49,11 @@ class Variables {
       TRY_ASSIGN(JinjaValue value, heap_.string(text, Origin::kTemplate));
       interpreter_.define(name, std::move(value));
     }
-    TRY(define_further());
     TRY_ASSIGN(JinjaValue messages, request_.messages_json.has_value() ? messages_of_json() : messages_of_structs());
     interpreter_.define("messages", std::move(messages));
     TRY(define_json("tools", request_.tools));
     TRY(define_json("documents", request_.documents));
+    TRY(define_further());
     interpreter_.define("add_generation_prompt", JinjaValue::boolean(request_.add_generation_prompt));
     return {};
   }
@@ -83,7 +83,7 @@ class Variables {
       return make_error(Code::kInvalidArgument, "the template's variables are {}, expected an object",
                         json_preview(*request_.variables));
     }
-    static constexpr std::string_view kTaken[] = {"messages", "tools", "documents", "add_generation_prompt"};
+    static constexpr std::string_view kTaken[] = {"messages", "tools", "add_generation_prompt"};
     for (const auto field : object) {
       if (std::find(std::begin(kTaken), std::end(kTaken), field.key) != std::end(kTaken)) {
         return make_error(Code::kInvalidArgument, "the template's variables may not contain '{}'", field.key);
