@@ -20,8 +20,8 @@ std::string human_bytes(uint64_t bytes) {
   return fmt::format("{} B", bytes);
 }
 
-Progress::Progress(std::string label, uint64_t total, std::string unit)
-    : label_(std::move(label)), unit_(std::move(unit)), total_(total), start_ns_(now_ns()),
+Progress::Progress(std::string label, uint64_t total, std::string unit, uint64_t already)
+    : label_(std::move(label)), unit_(std::move(unit)), total_(total), already_(already), start_ns_(now_ns()),
       terminal_(isatty(STDERR_FILENO) == 1) {}
 
 Progress::~Progress() {
@@ -34,7 +34,7 @@ void Progress::update(uint64_t done) {
   if (now - last_ns_ < kIntervalNs && done != total_) return;
   last_ns_ = now;
   const double seconds = static_cast<double>(now - start_ns_) * 1e-9;
-  const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
+  const double rate = seconds > 0 && done > already_ ? static_cast<double>(done - already_) / seconds : 0;
   const bool bytes = unit_ == "bytes";
   auto amount = [&](double n) {
     return bytes ? human_bytes(static_cast<uint64_t>(n)) : fmt::format("{:.0f} {}", n, unit_);
