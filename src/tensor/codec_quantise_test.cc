@@ -194,6 +194,17 @@ TEST(Quantise, VanishingWeightsGoToZeroOrNearby) {
   EXPECT_LT(rmse(x, there_and_back(DType::kQ6_K, x)), 0.08 * 0x1p-20);
 }
 
+// What is below every scale has defined bytes: the level of zero, not what an infinite inverse would leave.
+TEST(Quantise, VanishedBlocksHaveTheBytesOfZero) {
+  const std::vector<float> x = gaussian(256, 0x1p-140f, 9);
+  const std::vector<std::byte> q4_0 = quantised(DType::kQ4_0, x), q8_0 = quantised(DType::kQ8_0, x);
+  for (size_t i = 2; i < 18; ++i) ASSERT_EQ(q4_0[i], std::byte{0x88});
+  for (size_t i = 2; i < 34; ++i) ASSERT_EQ(q8_0[i], std::byte{0});
+  for (DType dtype : {DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+    for (std::byte byte : quantised(dtype, x)) ASSERT_EQ(byte, std::byte{0}) << dtype_name(dtype);
+  }
+}
+
 TEST(Quantise, WhatTheFormatHoldsExactlyComesBack) {
   Rng rng(13);
   std::vector<float> grid(256);
