@@ -1,27 +1,30 @@
 // Few bytes of a few rows, the same for every level. Included before the vocabulary, inside the level's namespace and
 // target region; includes nothing itself.
 
-inline __m128i load_16_bytes(const std::byte* p) {
+// The words of the vocabulary must vanish into the bodies: an array of registers that crosses a call lives in memory.
+#define KERNEL_INLINE inline __attribute__((always_inline))
+
+KERNEL_INLINE __m128i load_16_bytes(const std::byte* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 }
 
-inline uint64_t load_u16(const std::byte* p) {
+KERNEL_INLINE uint64_t load_u16(const std::byte* p) {
   uint16_t x;
   std::memcpy(&x, p, 2);
   return x;
 }
-inline uint64_t load_u32(const std::byte* p) {
+KERNEL_INLINE uint64_t load_u32(const std::byte* p) {
   uint32_t x;
   std::memcpy(&x, p, 4);
   return x;
 }
 
 // Four half words of four rows in one integer register: the integer units are idle here, the shuffle unit is not.
-inline int64_t four_u16(const std::byte* p, int64_t stride) {
+KERNEL_INLINE int64_t four_u16(const std::byte* p, int64_t stride) {
   const uint64_t a = load_u16(p) | load_u16(p + stride) << 16;
   const uint64_t b = load_u16(p + 2 * stride) | load_u16(p + 3 * stride) << 16;
   return static_cast<int64_t>(a | b << 32);
 }
-inline int64_t two_u32(const std::byte* p, int64_t stride) {
+KERNEL_INLINE int64_t two_u32(const std::byte* p, int64_t stride) {
   return static_cast<int64_t>(load_u32(p) | load_u32(p + stride) << 32);
 }

@@ -23,30 +23,30 @@ struct Tile {
   Floats min[2];
 };
 
-inline Ints low_nibbles(Ints v) {
+KERNEL_INLINE Ints low_nibbles(Ints v) {
   return bitand_i(v, set_i(0x0f0f0f0f));
 }
-inline Ints high_nibbles(Ints v) {
+KERNEL_INLINE Ints high_nibbles(Ints v) {
   return bitand_i(shift_right(v, 4), set_i(0x0f0f0f0f));
 }
 // Bits [n, n + 2) of each byte.
-inline Ints two_bits(Ints v, int n) {
+KERNEL_INLINE Ints two_bits(Ints v, int n) {
   return bitand_i(shift_right(v, n), set_i(0x03030303));
 }
 // Bit n of each byte.
-inline Ints one_bit(Ints v, int n) {
+KERNEL_INLINE Ints one_bit(Ints v, int n) {
   return bitand_i(shift_right(v, n), set_i(0x01010101));
 }
 // Byte n of each lane, unsigned and signed.
-inline Ints byte_of(Ints v, int n) {
+KERNEL_INLINE Ints byte_of(Ints v, int n) {
   return bitand_i(shift_right(v, 8 * n), set_i(0xff));
 }
-inline Floats signed_byte_of(Ints v, int n) {
+KERNEL_INLINE Floats signed_byte_of(Ints v, int n) {
   return sub(to_float(byte_of(bitxor_i(v, set_i(static_cast<int32_t>(0x80808080))), n)), set(128.0f));
 }
 
 // 0..255 where dot4 takes that, else the signed bytes themselves.
-inline Ints wide(Ints signed_bytes) {
+KERNEL_INLINE Ints wide(Ints signed_bytes) {
   return kWideUnsigned ? bitxor_i(signed_bytes, set_i(static_cast<int32_t>(0x80808080))) : signed_bytes;
 }
 constexpr int kWideOffset = kWideUnsigned ? 128 : 0;
@@ -54,7 +54,7 @@ constexpr int kWideOffset = kWideUnsigned ? 128 : 0;
 // ------------------------------------------------------------------------------------------------------- blocks of 32
 
 // 16 bytes: elements 0..15 in the low, 16..31 in the high nibbles.
-inline void unpack_nibbles(const std::byte* p, int64_t stride, Ints (&q)[8]) {
+KERNEL_INLINE void unpack_nibbles(const std::byte* p, int64_t stride, Ints (&q)[8]) {
   Ints v[4];
   load_rows(p, stride, v);
 #pragma GCC unroll 4
@@ -67,14 +67,14 @@ inline void unpack_nibbles(const std::byte* p, int64_t stride, Ints (&q)[8]) {
 struct Q4_0 {
   static constexpr int kBytes = sizeof(BlockQ4_0), kBlocks = 1, kHalves = 1, kOffset = 8;
   static constexpr bool kMin = false, kSigned = false;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
     unpack_nibbles(p + offsetof(BlockQ4_0, qs), stride, tile->q);
     tile->scale[0] = load_rows_half(p, stride);
   }
 };
 
 // d and m, neighbours in the file.
-inline void unpack_scale_and_min(const std::byte* p, int64_t stride, Tile* tile) {
+KERNEL_INLINE void unpack_scale_and_min(const std::byte* p, int64_t stride, Tile* tile) {
   const Ints both = load_rows_u32(p, stride);
   tile->scale[0] = half_to_float(bitand_i(both, set_i(0xffff)));
   tile->min[0] = half_to_float(shift_right(both, 16));
@@ -83,14 +83,14 @@ inline void unpack_scale_and_min(const std::byte* p, int64_t stride, Tile* tile)
 struct Q4_1 {
   static constexpr int kBytes = sizeof(BlockQ4_1), kBlocks = 1, kHalves = 1, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
     unpack_nibbles(p + offsetof(BlockQ4_1, qs), stride, tile->q);
     unpack_scale_and_min(p, stride, tile);
   }
 };
 
 // The fifth bits: bit i of the word belongs to element i.
-inline void add_fifth_bits(const std::byte* qh, int64_t stride, Ints (&q)[8]) {
+KERNEL_INLINE void add_fifth_bits(const std::byte* qh, int64_t stride, Ints (&q)[8]) {
   const Ints bits = load_rows_u32(qh, stride);
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) q[j] = bitor_i(q[j], shift_left(spread_bits(bits, j), 4));
@@ -99,7 +99,7 @@ inline void add_fifth_bits(const std::byte* qh, int64_t stride, Ints (&q)[8]) {
 struct Q5_0 {
   static constexpr int kBytes = sizeof(BlockQ5_0), kBlocks = 1, kHalves = 1, kOffset = 16;
   static constexpr bool kMin = false, kSigned = false;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
     unpack_nibbles(p + offsetof(BlockQ5_0, qs), stride, tile->q);
     add_fifth_bits(p + offsetof(BlockQ5_0, qh), stride, tile->q);
     tile->scale[0] = load_rows_half(p, stride);
@@ -109,7 +109,7 @@ struct Q5_0 {
 struct Q5_1 {
   static constexpr int kBytes = sizeof(BlockQ5_1), kBlocks = 1, kHalves = 1, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
     unpack_nibbles(p + offsetof(BlockQ5_1, qs), stride, tile->q);
     add_fifth_bits(p + offsetof(BlockQ5_1, qh), stride, tile->q);
     unpack_scale_and_min(p, stride, tile);
@@ -119,7 +119,7 @@ struct Q5_1 {
 struct Q8_0 {
   static constexpr int kBytes = sizeof(BlockQ8_0), kBlocks = 1, kHalves = 1, kOffset = kWideOffset;
   static constexpr bool kMin = false, kSigned = !kWideUnsigned;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       Ints v[4];
@@ -138,7 +138,7 @@ alignas(16) constexpr auto kIQ4Table = [] {
   return table;
 }();
 
-inline void unpack_iq4(const std::byte* p, int64_t stride, Ints (&q)[8]) {
+KERNEL_INLINE void unpack_iq4(const std::byte* p, int64_t stride, Ints (&q)[8]) {
   unpack_nibbles(p, stride, q);
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) q[j] = lookup(kIQ4Table.data(), q[j]);
@@ -147,7 +147,7 @@ inline void unpack_iq4(const std::byte* p, int64_t stride, Ints (&q)[8]) {
 struct IQ4_NL {
   static constexpr int kBytes = sizeof(BlockIQ4_NL), kBlocks = 1, kHalves = 1, kOffset = kWideOffset;
   static constexpr bool kMin = false, kSigned = !kWideUnsigned;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tile) {
     unpack_iq4(p + offsetof(BlockIQ4_NL, qs), stride, tile->q);
     tile->scale[0] = load_rows_half(p, stride);
   }
@@ -156,7 +156,7 @@ struct IQ4_NL {
 // ------------------------------------------------------------------------------------------------- superblocks of 256
 
 // 32 bytes of each row: v[j] = bytes [4j, 4j + 4).
-inline void load_rows_32(const std::byte* p, int64_t stride, Ints (&v)[8]) {
+KERNEL_INLINE void load_rows_32(const std::byte* p, int64_t stride, Ints (&v)[8]) {
   Ints a[4], b[4];
   load_rows(p, stride, a);
   load_rows(p + 16, stride, b);
@@ -167,7 +167,7 @@ inline void load_rows_32(const std::byte* p, int64_t stride, Ints (&v)[8]) {
 // Q4_K and Q5_K begin with the same 16 bytes: d, dmin, and eight 6-bit scales and minima. As bytes of a lane:
 //   packed[1] = 6 bits of scale 0..3, and the top two bits of scale 4..7    packed[3] = low four bits of scale 4..7,
 //   packed[2] = 6 bits of min 0..3, and the top two bits of min 4..7                    and low four bits of min 4..7
-inline void unpack_k_scales(const std::byte* p, int64_t stride, Tile* tiles) {
+KERNEL_INLINE void unpack_k_scales(const std::byte* p, int64_t stride, Tile* tiles) {
   Ints packed[4];
   load_rows(p, stride, packed);
   const Floats d = half_to_float(bitand_i(packed[0], set_i(0xffff)));
@@ -187,7 +187,7 @@ inline void unpack_k_scales(const std::byte* p, int64_t stride, Tile* tiles) {
 struct Q4_K {
   static constexpr int kBytes = sizeof(BlockQ4_K), kBlocks = 8, kHalves = 1, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
     unpack_k_scales(p, stride, tiles);
     for (int pair = 0; pair < 4; ++pair) {
       Ints v[8];
@@ -204,7 +204,7 @@ struct Q4_K {
 struct Q5_K {
   static constexpr int kBytes = sizeof(BlockQ5_K), kBlocks = 8, kHalves = 1, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
     unpack_k_scales(p, stride, tiles);
     Ints high[8];
     load_rows_32(p + offsetof(BlockQ5_K, qh), stride, high);
@@ -223,7 +223,7 @@ struct Q5_K {
 struct Q6_K {
   static constexpr int kBytes = sizeof(BlockQ6_K), kBlocks = 8, kHalves = 2, kOffset = 32;
   static constexpr bool kMin = false, kSigned = false;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
     Ints scales[4];
     load_rows(p + offsetof(BlockQ6_K, scales), stride, scales);
     const Floats d = load_rows_half(p + offsetof(BlockQ6_K, d), stride);
@@ -251,7 +251,7 @@ struct Q6_K {
 struct Q2_K {
   static constexpr int kBytes = sizeof(BlockQ2_K), kBlocks = 8, kHalves = 2, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
     Ints packed[4];  // a byte each 16 elements: scale in the low nibble, minimum in the high
     load_rows(p + offsetof(BlockQ2_K, scales), stride, packed);
     const Ints both = load_rows_u32(p + offsetof(BlockQ2_K, d), stride);
@@ -277,7 +277,7 @@ struct Q2_K {
 struct Q3_K {
   static constexpr int kBytes = sizeof(BlockQ3_K), kBlocks = 8, kHalves = 2, kOffset = 4;
   static constexpr bool kMin = false, kSigned = false;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
     // Sixteen 6-bit scales in 12 bytes: low four bits of 0..7 and 8..15 in the nibbles of words 0 and 1, the top two
     // bits of 4i .. 4i + 3 in bits 2i and 2i + 1 of word 2.
     const Ints low[2] = {load_rows_u32(p + offsetof(BlockQ3_K, scales), stride),
@@ -313,7 +313,7 @@ struct Q3_K {
 struct IQ4_XS {
   static constexpr int kBytes = sizeof(BlockIQ4_XS), kBlocks = 8, kHalves = 1, kOffset = kWideOffset;
   static constexpr bool kMin = false, kSigned = !kWideUnsigned;
-  static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
+  KERNEL_INLINE static void unpack(const std::byte* p, int64_t stride, Tile* tiles) {
     const Ints head = load_rows_u32(p, stride);  // d, then the top two bits of the scales
     const Ints low = load_rows_u32(p + offsetof(BlockIQ4_XS, scales_l), stride);
     const Floats d = half_to_float(bitand_i(head, set_i(0xffff)));

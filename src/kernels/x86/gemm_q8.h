@@ -101,11 +101,12 @@ inline RowGroup row_group(const Mat& w, int64_t r, int64_t end, std::byte* copy)
   return {copy, bytes, end - r};
 }
 
-// The rows of the next group, asked for while this one is worked on: the 16 short streams of a group are too many and
-// too short for the hardware's own prefetcher. A chunk asks for as many bytes as it takes.
+// The rows of the next group, asked for while this one is worked on: the kLanes streams of a group are too many and too
+// short for the hardware's own prefetcher. A unit asks for as many bytes as it takes, spread evenly: asked for a chunk
+// at a time, the requests fill the queue of misses and everything else waits behind them (half the speed).
 inline void prefetch_next(const RowGroup& group, int64_t offset, int64_t bytes) {
   const std::byte* next = group.data + kLanes * group.stride + kLanes * offset;
-  for (int64_t i = 0; i < kLanes * bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(next + i), _MM_HINT_T1);
+  for (int64_t i = 0; i < kLanes * bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(next + i), _MM_HINT_T0);
 }
 
 template <typename Format>
@@ -124,9 +125,11 @@ inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, 
       for (int64_t b0 = 0; b0 < blocks; b0 += kChunkBlocks) {
         const int n = static_cast<int>(blocks - b0 < kChunkBlocks ? blocks - b0 : kChunkBlocks);
         const int64_t offset = b0 / Format::kBlocks * Format::kBytes;
-        for (int b = 0; b < n; b += Format::kBlocks)
-          Format::unpack(group.data + offset + b / Format::kBlocks * Format::kBytes, group.stride, tiles + b);
-        if (r + 2 * kLanes <= rows.end) prefetch_next(group, offset, n / Format::kBlocks * Format::kBytes);
+        for (int b = 0; b < n; b += Format::kBlocks) {
+          const int64_t at = offset + b / Format::kBlocks * Format::kBytes;
+          if (r + 2 * kLanes <= rows.end) prefetch_next(group, at, Format::kBytes);
+          Format::unpack(group.data + at, group.stride, tiles + b);
+        }
         dot_all_tokens<Format>(tiles, n, x, t0, tokens, b0, sums);
       }
       for (int64_t t = 0; t < tokens; ++t) {

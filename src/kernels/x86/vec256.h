@@ -7,83 +7,83 @@ using Ints = __m256i;
 
 // -------------------------------------------------------------------------------------------------------------- floats
 
-inline Floats zero() {
+KERNEL_INLINE Floats zero() {
   return _mm256_setzero_ps();
 }
-inline Floats set(float x) {
+KERNEL_INLINE Floats set(float x) {
   return _mm256_set1_ps(x);
 }
-inline Floats load(const float* p) {
+KERNEL_INLINE Floats load(const float* p) {
   return _mm256_loadu_ps(p);
 }
-inline void store(float* p, Floats v) {
+KERNEL_INLINE void store(float* p, Floats v) {
   _mm256_storeu_ps(p, v);
 }
-inline __m256i first(int64_t n) {
+KERNEL_INLINE __m256i first(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
 }
 // The first n lanes, 0 <= n < kLanes; the others are zero, or left alone in memory.
-inline Floats load_part(const float* p, int64_t n) {
+KERNEL_INLINE Floats load_part(const float* p, int64_t n) {
   return _mm256_maskload_ps(p, first(n));
 }
-inline void store_part(float* p, Floats v, int64_t n) {
+KERNEL_INLINE void store_part(float* p, Floats v, int64_t n) {
   _mm256_maskstore_ps(p, first(n), v);
 }
-inline Floats add(Floats a, Floats b) {
+KERNEL_INLINE Floats add(Floats a, Floats b) {
   return _mm256_add_ps(a, b);
 }
-inline Floats sub(Floats a, Floats b) {
+KERNEL_INLINE Floats sub(Floats a, Floats b) {
   return _mm256_sub_ps(a, b);
 }
-inline Floats mul(Floats a, Floats b) {
+KERNEL_INLINE Floats mul(Floats a, Floats b) {
   return _mm256_mul_ps(a, b);
 }
-inline Floats div(Floats a, Floats b) {
+KERNEL_INLINE Floats div(Floats a, Floats b) {
   return _mm256_div_ps(a, b);
 }
-inline Floats fma(Floats a, Floats b, Floats c) {
+KERNEL_INLINE Floats fma(Floats a, Floats b, Floats c) {
   return _mm256_fmadd_ps(a, b, c);
 }
 // A NaN in b is kept.
-inline Floats max(Floats a, Floats b) {
+KERNEL_INLINE Floats max(Floats a, Floats b) {
   return _mm256_max_ps(a, b);
 }
-inline Floats min(Floats a, Floats b) {
+KERNEL_INLINE Floats min(Floats a, Floats b) {
   return _mm256_min_ps(a, b);
 }
-inline Floats round_even(Floats a) {
+KERNEL_INLINE Floats round_even(Floats a) {
   return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 // a * 2^n, n integral in [-252, 254]: in two steps, because 2^n alone may leave the range of float32.
-inline Floats power_of_two(__m256i n) {
+KERNEL_INLINE Floats power_of_two(__m256i n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
 }
-inline Floats scale_by_power(Floats a, Floats n) {
+KERNEL_INLINE Floats scale_by_power(Floats a, Floats n) {
   const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
   return mul(mul(a, power_of_two(half)), power_of_two(_mm256_sub_epi32(whole, half)));
 }
 
-inline float sum(Floats v) {
+KERNEL_INLINE float sum(Floats v) {
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   q = _mm_add_ps(q, _mm_movehl_ps(q, q));
   return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
-inline float largest(Floats v) {
+KERNEL_INLINE float largest(Floats v) {
   __m128 q = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   q = _mm_max_ps(q, _mm_movehl_ps(q, q));
   return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
 
 // Eight numbers of a file to float32.
-inline Floats load_bf16(const void* p) {
+KERNEL_INLINE Floats load_bf16(const void* p) {
   const __m128i bits = _mm_loadu_si128(static_cast<const __m128i*>(p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
-inline Floats load_f16(const void* p) {
+KERNEL_INLINE Floats load_f16(const void* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
 // e4m3 is moved to the places of f16, whose exponent is biased by 8 more: value = f16 * 2^8. 0x7f is NaN.
-inline Floats load_e4m3(const void* p) {
+KERNEL_INLINE Floats load_e4m3(const void* p) {
   const __m128i bits = _mm_cvtepu8_epi16(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
   const __m128i magnitude = _mm_and_si128(bits, _mm_set1_epi16(0x7f));
   const __m128i nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f));
@@ -92,54 +92,54 @@ inline Floats load_e4m3(const void* p) {
       _mm_or_si128(_mm_or_si128(_mm_slli_epi16(magnitude, 7), sign), _mm_and_si128(nan, _mm_set1_epi16(0x7fff)));
   return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0f));
 }
-inline Floats load_u8(const void* p) {
+KERNEL_INLINE Floats load_u8(const void* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
 }
-inline Floats load_i8(const void* p) {
+KERNEL_INLINE Floats load_i8(const void* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
 }
 
 // ------------------------------------------------------------------------------------------------------------ integers
 
-inline Ints zero_i() {
+KERNEL_INLINE Ints zero_i() {
   return _mm256_setzero_si256();
 }
-inline Ints set_i(int32_t x) {
+KERNEL_INLINE Ints set_i(int32_t x) {
   return _mm256_set1_epi32(x);
 }
-inline Ints bitand_i(Ints a, Ints b) {
+KERNEL_INLINE Ints bitand_i(Ints a, Ints b) {
   return _mm256_and_si256(a, b);
 }
-inline Ints bitor_i(Ints a, Ints b) {
+KERNEL_INLINE Ints bitor_i(Ints a, Ints b) {
   return _mm256_or_si256(a, b);
 }
-inline Ints bitxor_i(Ints a, Ints b) {
+KERNEL_INLINE Ints bitxor_i(Ints a, Ints b) {
   return _mm256_xor_si256(a, b);
 }
-inline Ints add_i(Ints a, Ints b) {
+KERNEL_INLINE Ints add_i(Ints a, Ints b) {
   return _mm256_add_epi32(a, b);
 }
-inline Ints shift_left(Ints a, int n) {
+KERNEL_INLINE Ints shift_left(Ints a, int n) {
   return _mm256_slli_epi32(a, n);
 }
-inline Ints shift_right(Ints a, int n) {
+KERNEL_INLINE Ints shift_right(Ints a, int n) {
   return _mm256_srli_epi32(a, n);
 }
-inline Floats to_float(Ints a) {
+KERNEL_INLINE Floats to_float(Ints a) {
   return _mm256_cvtepi32_ps(a);
 }
 // Each byte becomes table[byte]. Requires: bytes < 16.
-inline Ints lookup(const int8_t* table, Ints bytes) {
+KERNEL_INLINE Ints lookup(const int8_t* table, Ints bytes) {
   return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))),
                              bytes);
 }
 // The low sixteen bits of each lane, as half precision. Requires: the high bits are zero.
-inline Floats half_to_float(Ints a) {
+KERNEL_INLINE Floats half_to_float(Ints a) {
   return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
 }
 // Bits [4j, 4j + 4) of each lane become bit 0 of its four bytes. The product puts a copy of the four bits at bit 0, 7,
 // 14 and 21, so that bit i of them lands on bit 8i.
-inline Ints spread_bits(Ints a, int j) {
+KERNEL_INLINE Ints spread_bits(Ints a, int j) {
   const Ints bits = _mm256_and_si256(shift_right(a, 4 * j), _mm256_set1_epi32(15));
   return _mm256_and_si256(_mm256_mullo_epi32(bits, _mm256_set1_epi32(0x00204081)), _mm256_set1_epi32(0x01010101));
 }
@@ -147,7 +147,7 @@ inline Ints spread_bits(Ints a, int j) {
 // ---------------------------------------------------------------------------------------------------------------- rows
 
 // A 4 x 4 transposition of 32-bit elements in each 128 bits: v[i] element j <-> v[j] element i.
-inline void transpose(Ints (&v)[4]) {
+KERNEL_INLINE void transpose(Ints (&v)[4]) {
   const Ints a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpackhi_epi32(v[0], v[1]);
   const Ints c = _mm256_unpacklo_epi32(v[2], v[3]), d = _mm256_unpackhi_epi32(v[2], v[3]);
   v[0] = _mm256_unpacklo_epi64(a, c);
@@ -157,7 +157,8 @@ inline void transpose(Ints (&v)[4]) {
 }
 
 // Sixteen bytes of each row: v[j] lane r = bytes [4j, 4j + 4) of row r.
-inline void load_rows(const std::byte* p, int64_t stride, Ints (&v)[4]) {
+KERNEL_INLINE void load_rows(const std::byte* p, int64_t stride, Ints (&v)[4]) {
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const std::byte* q = p + i * stride;
     v[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load_16_bytes(q)), load_16_bytes(q + 4 * stride), 1);
@@ -166,11 +167,11 @@ inline void load_rows(const std::byte* p, int64_t stride, Ints (&v)[4]) {
 }
 
 // One half-precision number of each row.
-inline Floats load_rows_half(const std::byte* p, int64_t stride) {
+KERNEL_INLINE Floats load_rows_half(const std::byte* p, int64_t stride) {
   return _mm256_cvtph_ps(_mm_set_epi64x(four_u16(p + 4 * stride, stride), four_u16(p, stride)));
 }
 // Four bytes of each row.
-inline Ints load_rows_u32(const std::byte* p, int64_t stride) {
+KERNEL_INLINE Ints load_rows_u32(const std::byte* p, int64_t stride) {
   return _mm256_set_epi64x(two_u32(p + 6 * stride, stride), two_u32(p + 4 * stride, stride),
                            two_u32(p + 2 * stride, stride), two_u32(p, stride));
 }
@@ -178,24 +179,24 @@ inline Ints load_rows_u32(const std::byte* p, int64_t stride) {
 // ---------------------------------------------------------------------------------------------------- int8 dot
 // products
 
-inline Ints broadcast_4(const void* p) {
+KERNEL_INLINE Ints broadcast_4(const void* p) {
   int32_t x;
   std::memcpy(&x, p, 4);
   return _mm256_set1_epi32(x);
 }
 // a * pair[0] + b * pair[1] for the 16-bit halves (a, b) of each lane of `weights`.
-inline Ints dot_pair(Ints weights, const int16_t* pair) {
+KERNEL_INLINE Ints dot_pair(Ints weights, const int16_t* pair) {
   return _mm256_madd_epi16(broadcast_4(pair), weights);
 }
 
 constexpr bool kWideUnsigned = false;
 // sums += the four products of bytes in each lane. Requires: weights in 0..128, so that the 16-bit sums of two hold.
-inline Ints dot4(Ints sums, Ints weights, const int8_t* x) {
+KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
   const Ints pairs = _mm256_maddubs_epi16(weights, broadcast_4(x));
   return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 // The same for weights in -128..127: |w| * (sign(w) x).
-inline Ints dot4_signed(Ints sums, Ints weights, const int8_t* x) {
+KERNEL_INLINE Ints dot4_signed(Ints sums, Ints weights, const int8_t* x) {
   const Ints pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(broadcast_4(x), weights));
   return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
@@ -206,11 +207,11 @@ inline Ints dot4_signed(Ints sums, Ints weights, const int8_t* x) {
 struct Block32 {
   Floats v[4];
 };
-inline Block32 load_block(const float* p) {
+KERNEL_INLINE Block32 load_block(const float* p) {
   return {{load(p), load(p + 8), load(p + 16), load(p + 24)}};
 }
 // The largest of the bits of |x|, as unsigned integers: infinities and NaN come last.
-inline uint32_t largest_magnitude_bits(const Block32& x) {
+KERNEL_INLINE uint32_t largest_magnitude_bits(const Block32& x) {
   const Ints mask = set_i(0x7fffffff);
   Ints top = zero_i();
   for (int i = 0; i < 4; ++i) top = _mm256_max_epu32(top, _mm256_and_si256(_mm256_castps_si256(x.v[i]), mask));
@@ -219,7 +220,7 @@ inline uint32_t largest_magnitude_bits(const Block32& x) {
   return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(q, _mm_shuffle_epi32(q, 0xb1))));
 }
 // qs = round(x * inverse), ties to even, and the sums of its two halves.
-inline void store_rounded(const Block32& x, float inverse, int8_t* qs, int16_t* sums) {
+KERNEL_INLINE void store_rounded(const Block32& x, float inverse, int8_t* qs, int16_t* sums) {
   for (int half = 0; half < 2; ++half) {
     const Ints a = _mm256_cvtps_epi32(mul(x.v[2 * half], set(inverse)));
     const Ints b = _mm256_cvtps_epi32(mul(x.v[2 * half + 1], set(inverse)));
@@ -235,7 +236,7 @@ inline void store_rounded(const Block32& x, float inverse, int8_t* qs, int16_t* 
 // ---------------------------------------------------------------------------------------------------------------- rope
 
 // x = (a0 b0 a1 b1 ...), cos and sin of the four pairs: (a cos - b sin, a sin + b cos).
-inline Floats rotate_pairs(Floats x, const float* cos, const float* sin) {
+KERNEL_INLINE Floats rotate_pairs(Floats x, const float* cos, const float* sin) {
   const Ints twice = _mm256_set_epi32(3, 3, 2, 2, 1, 1, 0, 0);
   const Floats c = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(cos)), twice);
   const Floats s = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(sin)), twice);

@@ -10,86 +10,86 @@ using Ints = __m512i;
 
 // -------------------------------------------------------------------------------------------------------------- floats
 
-inline Floats zero() {
+KERNEL_INLINE Floats zero() {
   return _mm512_setzero_ps();
 }
-inline Floats set(float x) {
+KERNEL_INLINE Floats set(float x) {
   return _mm512_set1_ps(x);
 }
-inline Floats load(const float* p) {
+KERNEL_INLINE Floats load(const float* p) {
   return _mm512_loadu_ps(p);
 }
-inline void store(float* p, Floats v) {
+KERNEL_INLINE void store(float* p, Floats v) {
   _mm512_storeu_ps(p, v);
 }
-inline __mmask16 first(int64_t n) {
+KERNEL_INLINE __mmask16 first(int64_t n) {
   return static_cast<__mmask16>((1u << n) - 1);
 }
 // The first n lanes, 0 <= n < kLanes; the others are zero, or left alone in memory.
-inline Floats load_part(const float* p, int64_t n) {
+KERNEL_INLINE Floats load_part(const float* p, int64_t n) {
   return _mm512_maskz_loadu_ps(first(n), p);
 }
-inline void store_part(float* p, Floats v, int64_t n) {
+KERNEL_INLINE void store_part(float* p, Floats v, int64_t n) {
   _mm512_mask_storeu_ps(p, first(n), v);
 }
-inline Floats add(Floats a, Floats b) {
+KERNEL_INLINE Floats add(Floats a, Floats b) {
   return _mm512_add_ps(a, b);
 }
-inline Floats sub(Floats a, Floats b) {
+KERNEL_INLINE Floats sub(Floats a, Floats b) {
   return _mm512_sub_ps(a, b);
 }
-inline Floats mul(Floats a, Floats b) {
+KERNEL_INLINE Floats mul(Floats a, Floats b) {
   return _mm512_mul_ps(a, b);
 }
-inline Floats div(Floats a, Floats b) {
+KERNEL_INLINE Floats div(Floats a, Floats b) {
   return _mm512_div_ps(a, b);
 }
-inline Floats fma(Floats a, Floats b, Floats c) {
+KERNEL_INLINE Floats fma(Floats a, Floats b, Floats c) {
   return _mm512_fmadd_ps(a, b, c);
 }
 // A NaN in b is kept.
-inline Floats max(Floats a, Floats b) {
+KERNEL_INLINE Floats max(Floats a, Floats b) {
   return _mm512_max_ps(a, b);
 }
-inline Floats min(Floats a, Floats b) {
+KERNEL_INLINE Floats min(Floats a, Floats b) {
   return _mm512_min_ps(a, b);
 }
-inline Floats round_even(Floats a) {
+KERNEL_INLINE Floats round_even(Floats a) {
   return _mm512_roundscale_ps(a, 0);
 }
 // a * 2^n, n integral
-inline Floats scale_by_power(Floats a, Floats n) {
+KERNEL_INLINE Floats scale_by_power(Floats a, Floats n) {
   return _mm512_scalef_ps(a, n);
 }
 
-inline __m256 low(Floats v) {
+KERNEL_INLINE __m256 low(Floats v) {
   return _mm512_castps512_ps256(v);
 }
-inline __m256 high(Floats v) {
+KERNEL_INLINE __m256 high(Floats v) {
   return _mm512_extractf32x8_ps(v, 1);
 }
-inline float sum8(__m256 v) {
+KERNEL_INLINE float sum8(__m256 v) {
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   q = _mm_add_ps(q, _mm_movehl_ps(q, q));
   return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
-inline float sum(Floats v) {
+KERNEL_INLINE float sum(Floats v) {
   return sum8(_mm256_add_ps(low(v), high(v)));
 }
-inline float largest(Floats v) {
+KERNEL_INLINE float largest(Floats v) {
   return _mm512_reduce_max_ps(v);
 }
 
 // Sixteen numbers of a file to float32.
-inline Floats load_bf16(const void* p) {
+KERNEL_INLINE Floats load_bf16(const void* p) {
   const __m256i bits = _mm256_loadu_si256(static_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-inline Floats load_f16(const void* p) {
+KERNEL_INLINE Floats load_f16(const void* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
 }
 // e4m3 is moved to the places of f16, whose exponent is biased by 8 more: value = f16 * 2^8. 0x7f is NaN.
-inline Floats load_e4m3(const void* p) {
+KERNEL_INLINE Floats load_e4m3(const void* p) {
   const __m256i bits = _mm256_cvtepu8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
   const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi16(0x7f));
   const __m256i nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
@@ -98,52 +98,52 @@ inline Floats load_e4m3(const void* p) {
                                        _mm256_and_si256(nan, _mm256_set1_epi16(0x7fff)));
   return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0f));
 }
-inline Floats load_u8(const void* p) {
+KERNEL_INLINE Floats load_u8(const void* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
 }
-inline Floats load_i8(const void* p) {
+KERNEL_INLINE Floats load_i8(const void* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
 }
 
 // ------------------------------------------------------------------------------------------------------------ integers
 
-inline Ints zero_i() {
+KERNEL_INLINE Ints zero_i() {
   return _mm512_setzero_si512();
 }
-inline Ints set_i(int32_t x) {
+KERNEL_INLINE Ints set_i(int32_t x) {
   return _mm512_set1_epi32(x);
 }
-inline Ints bitand_i(Ints a, Ints b) {
+KERNEL_INLINE Ints bitand_i(Ints a, Ints b) {
   return _mm512_and_si512(a, b);
 }
-inline Ints bitor_i(Ints a, Ints b) {
+KERNEL_INLINE Ints bitor_i(Ints a, Ints b) {
   return _mm512_or_si512(a, b);
 }
-inline Ints bitxor_i(Ints a, Ints b) {
+KERNEL_INLINE Ints bitxor_i(Ints a, Ints b) {
   return _mm512_xor_si512(a, b);
 }
-inline Ints add_i(Ints a, Ints b) {
+KERNEL_INLINE Ints add_i(Ints a, Ints b) {
   return _mm512_add_epi32(a, b);
 }
-inline Ints shift_left(Ints a, int n) {
+KERNEL_INLINE Ints shift_left(Ints a, int n) {
   return _mm512_slli_epi32(a, static_cast<unsigned>(n));
 }
-inline Ints shift_right(Ints a, int n) {
+KERNEL_INLINE Ints shift_right(Ints a, int n) {
   return _mm512_srli_epi32(a, static_cast<unsigned>(n));
 }
-inline Floats to_float(Ints a) {
+KERNEL_INLINE Floats to_float(Ints a) {
   return _mm512_cvtepi32_ps(a);
 }
 // Each byte becomes table[byte]. Requires: bytes < 16.
-inline Ints lookup(const int8_t* table, Ints bytes) {
+KERNEL_INLINE Ints lookup(const int8_t* table, Ints bytes) {
   return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), bytes);
 }
 // The low sixteen bits of each lane, as half precision.
-inline Floats half_to_float(Ints a) {
+KERNEL_INLINE Floats half_to_float(Ints a) {
   return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
 }
 // Bits [4j, 4j + 4) of each lane become bit 0 of its four bytes.
-inline Ints spread_bits(Ints a, int j) {
+KERNEL_INLINE Ints spread_bits(Ints a, int j) {
   const Ints table =
       _mm512_set_epi32(0x01010101, 0x01010100, 0x01010001, 0x01010000, 0x01000101, 0x01000100, 0x01000001, 0x01000000,
                        0x00010101, 0x00010100, 0x00010001, 0x00010000, 0x00000101, 0x00000100, 0x00000001, 0x00000000);
@@ -153,7 +153,7 @@ inline Ints spread_bits(Ints a, int j) {
 // ---------------------------------------------------------------------------------------------------------------- rows
 
 // A 4 x 4 transposition of 32-bit elements in each 128 bits: v[i] element j <-> v[j] element i.
-inline void transpose(Ints (&v)[4]) {
+KERNEL_INLINE void transpose(Ints (&v)[4]) {
   const Ints a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
   const Ints c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
   v[0] = _mm512_unpacklo_epi64(a, c);
@@ -163,7 +163,8 @@ inline void transpose(Ints (&v)[4]) {
 }
 
 // Sixteen bytes of each row: v[j] lane r = bytes [4j, 4j + 4) of row r.
-inline void load_rows(const std::byte* p, int64_t stride, Ints (&v)[4]) {
+KERNEL_INLINE void load_rows(const std::byte* p, int64_t stride, Ints (&v)[4]) {
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const std::byte* q = p + i * stride;
     __m512i rows = _mm512_castsi128_si512(load_16_bytes(q));
@@ -175,12 +176,12 @@ inline void load_rows(const std::byte* p, int64_t stride, Ints (&v)[4]) {
 }
 
 // One half-precision number of each row.
-inline Floats load_rows_half(const std::byte* p, int64_t stride) {
+KERNEL_INLINE Floats load_rows_half(const std::byte* p, int64_t stride) {
   return _mm512_cvtph_ps(_mm256_set_epi64x(four_u16(p + 12 * stride, stride), four_u16(p + 8 * stride, stride),
                                            four_u16(p + 4 * stride, stride), four_u16(p, stride)));
 }
 // Four bytes of each row.
-inline Ints load_rows_u32(const std::byte* p, int64_t stride) {
+KERNEL_INLINE Ints load_rows_u32(const std::byte* p, int64_t stride) {
   return _mm512_set_epi64(two_u32(p + 14 * stride, stride), two_u32(p + 12 * stride, stride),
                           two_u32(p + 10 * stride, stride), two_u32(p + 8 * stride, stride),
                           two_u32(p + 6 * stride, stride), two_u32(p + 4 * stride, stride),
@@ -190,33 +191,33 @@ inline Ints load_rows_u32(const std::byte* p, int64_t stride) {
 // ---------------------------------------------------------------------------------------------------- int8 dot
 // products
 
-inline Ints broadcast_4(const void* p) {
+KERNEL_INLINE Ints broadcast_4(const void* p) {
   int32_t x;
   std::memcpy(&x, p, 4);
   return _mm512_set1_epi32(x);
 }
 // a * pair[0] + b * pair[1] for the 16-bit halves (a, b) of each lane of `weights`.
-inline Ints dot_pair(Ints weights, const int16_t* pair) {
+KERNEL_INLINE Ints dot_pair(Ints weights, const int16_t* pair) {
   return _mm512_madd_epi16(broadcast_4(pair), weights);
 }
 
 #if WESTLAKE_VNNI
 constexpr bool kWideUnsigned = true;  // dot4 takes weights up to 255
-inline Ints dot4(Ints sums, Ints weights, const int8_t* x) {
+KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
   return _mm512_dpbusd_epi32(sums, weights, broadcast_4(x));
 }
-inline Ints dot4_signed(Ints sums, Ints, const int8_t*) {
+KERNEL_INLINE Ints dot4_signed(Ints sums, Ints, const int8_t*) {
   return sums;
 }  // never asked for
 #else
 constexpr bool kWideUnsigned = false;
 // sums += the four products of bytes in each lane. Requires: weights in 0..128, so that the 16-bit sums of two hold.
-inline Ints dot4(Ints sums, Ints weights, const int8_t* x) {
+KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
   const Ints pairs = _mm512_maddubs_epi16(weights, broadcast_4(x));
   return _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 // The same for weights in -128..127: |w| * (sign(w) x).
-inline Ints dot4_signed(Ints sums, Ints weights, const int8_t* x) {
+KERNEL_INLINE Ints dot4_signed(Ints sums, Ints weights, const int8_t* x) {
   const Ints values = broadcast_4(x);
   const Ints turned = _mm512_mask_sub_epi8(values, _mm512_movepi8_mask(weights), _mm512_setzero_si512(), values);
   const Ints pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(weights), turned);
@@ -230,17 +231,17 @@ inline Ints dot4_signed(Ints sums, Ints weights, const int8_t* x) {
 struct Block32 {
   Floats v[2];
 };
-inline Block32 load_block(const float* p) {
+KERNEL_INLINE Block32 load_block(const float* p) {
   return {{load(p), load(p + 16)}};
 }
 // The largest of the bits of |x|, as unsigned integers: infinities and NaN come last.
-inline uint32_t largest_magnitude_bits(const Block32& x) {
+KERNEL_INLINE uint32_t largest_magnitude_bits(const Block32& x) {
   const Ints mask = set_i(0x7fffffff);
   return _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(x.v[0]), mask),
                                                   _mm512_and_si512(_mm512_castps_si512(x.v[1]), mask)));
 }
 // qs = round(x * inverse), ties to even, and the sums of its two halves.
-inline void store_rounded(const Block32& x, float inverse, int8_t* qs, int16_t* sums) {
+KERNEL_INLINE void store_rounded(const Block32& x, float inverse, int8_t* qs, int16_t* sums) {
   for (int half = 0; half < 2; ++half) {
     const Ints q = _mm512_cvtps_epi32(mul(x.v[half], set(inverse)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(qs + 16 * half), _mm512_cvtepi32_epi8(q));
@@ -251,7 +252,7 @@ inline void store_rounded(const Block32& x, float inverse, int8_t* qs, int16_t* 
 // ---------------------------------------------------------------------------------------------------------------- rope
 
 // x = (a0 b0 a1 b1 ...), cos and sin of the eight pairs: (a cos - b sin, a sin + b cos).
-inline Floats rotate_pairs(Floats x, const float* cos, const float* sin) {
+KERNEL_INLINE Floats rotate_pairs(Floats x, const float* cos, const float* sin) {
   const Ints twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
   const Floats c = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(cos)));
   const Floats s = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(sin)));
