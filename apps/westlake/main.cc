@@ -24,6 +24,6 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   const Status status = action();
   if (status.ok()) return 0;
-  std::fprintf(stderr, "westlake: %s\n", status.error().message.c_str());
+  if (!status.error().message.empty()) std::fprintf(stderr, "westlake: %s\n", status.error().message.c_str());
   return status.error().code == Code::kCancelled ? 130 : 1;
 }

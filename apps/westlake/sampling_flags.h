@@ -1,0 +1,39 @@
+// The sampler's options as flags of the command line, and by name as /set of the chat takes them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "infer/sampler.h"
+
+namespace westlake {
+
+struct SamplingFlags {
+  SamplerOptions options;
+  std::optional<uint64_t> seed;  // none: another one every time
+  std::vector<std::string> logit_bias;
+};
+
+// Declares --temp, --top-p, --top-k, --min-p, --repeat-penalty, --repeat-window, --presence-penalty,
+// --frequency-penalty, --logit-bias and --seed, with the values in `flags` as defaults.
+void add_sampling_flags(CLI::App& command, SamplingFlags* flags);
+
+// The flags as options: the biases read, the seed chosen. Errors: kInvalidArgument names the flag.
+Result<SamplerOptions> sampler_options(const SamplingFlags& flags);
+
+// Sets "temp", "top_p", "top_k", "min_p", "repeat_penalty", "repeat_window", "presence_penalty", "frequency_penalty" or
+// "seed". Errors: kNotFound for another name, kInvalidArgument for a value that is not taken.
+Status set_sampling(SamplingFlags* flags, std::string_view name, std::string_view value);
+
+struct NamedSetting {
+  std::string name, value;
+};
+// All of them, as set_sampling takes them; a seed only when it is fixed.
+std::vector<NamedSetting> sampling_settings(const SamplingFlags& flags);
+
+}  // namespace westlake
