@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "text/unicode.h"
+
 namespace westlake {
 
 enum class Origin : uint8_t {
@@ -67,7 +69,6 @@ class JinjaString {
 
 // Reads the character at `*offset` and steps behind it.
 uint32_t utf8_next(std::string_view text, size_t* offset);
-void utf8_append(std::string& out, uint32_t code_point);
 size_t utf8_length(std::string_view text);
 // Byte offset of character `index`; the size when there are fewer.
 size_t utf8_offset(std::string_view text, size_t index);
