@@ -39,8 +39,8 @@ struct Outcome {
 // The weights of a case that names a file of another place (SmolLM2): --model, or the model of the catalogue that has
 // it.
 Result<std::string> weights_of(const std::string& folder, const Options& options) {
-  if (!options.model.empty()) return resolve_model(options.model);
   if (is_file(folder + "/config.json")) return std::string();
+  if (!options.model.empty()) return resolve_model(options.model);
   TRY_ASSIGN(const std::string text, read_file(folder + "/meta.json", 16 << 20));
   TRY_ASSIGN(const JsonDocument document, JsonDocument::parse(text, folder + "/meta.json"));
   std::string file;
