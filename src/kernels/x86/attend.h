@@ -31,8 +31,7 @@ inline void score_keys(const AttendArgs& a, const float* key, int64_t s) {
     const int64_t queries = a.n_q - i < kTokens ? a.n_q - i : kTokens;
     Floats sums[R * kTokens];
     for (Floats& each : sums) each = zero();
-    multiply_tokens<LoadF32, R>(w, a.row_stride * 4, nullptr, a.q + i * a.q_stride, a.q_stride, queries, a.k_dim, sums,
-                                kTokens);
+    multiply_tokens<LoadF32, R>(w, a.row_stride * 4, a.q + i * a.q_stride, a.q_stride, queries, a.k_dim, sums, kTokens);
     for (int64_t t = 0; t < queries; ++t) {
       for (int r = 0; r < R; ++r) a.scratch[(i + t) * a.n_keys + s + r] = a.scale * sum(sums[r * kTokens + t]);
     }

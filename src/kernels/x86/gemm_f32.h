@@ -94,28 +94,31 @@ inline void multiply(const std::byte* w, int64_t w_stride, const float* scale, c
   }
 }
 
-// The same for any number of rows and tokens.
+// The same for R rows and at most kTokens tokens.
 template <typename Load, int R>
-inline void multiply_tokens(const std::byte* w, int64_t w_stride, const float* scale, const float* x, int64_t ldx,
-                            int64_t T, int64_t n, Floats* sums, int64_t ld_sums) {
+inline void multiply_tokens(const std::byte* w, int64_t w_stride, const float* x, int64_t ldx, int64_t tokens,
+                            int64_t n, Floats* sums, int64_t ld_sums) {
+  if (tokens == kTokens) return multiply<Load, R, kTokens>(w, w_stride, nullptr, x, ldx, n, sums, ld_sums);
   int64_t t = 0;
-  for (; t + kTokens <= T; t += kTokens)
-    multiply<Load, R, kTokens>(w, w_stride, scale, x + t * ldx, ldx, n, sums + t, ld_sums);
   if constexpr (kTokens > 4) {
-    for (; t + 4 <= T; t += 4) multiply<Load, R, 4>(w, w_stride, scale, x + t * ldx, ldx, n, sums + t, ld_sums);
+    for (; t + 4 <= tokens; t += 4) multiply<Load, R, 4>(w, w_stride, nullptr, x + t * ldx, ldx, n, sums + t, ld_sums);
   }
-  for (; t + 2 <= T; t += 2) multiply<Load, R, 2>(w, w_stride, scale, x + t * ldx, ldx, n, sums + t, ld_sums);
-  for (; t < T; ++t) multiply<Load, R, 1>(w, w_stride, scale, x + t * ldx, ldx, n, sums + t, ld_sums);
+  for (; t + 2 <= tokens; t += 2) multiply<Load, R, 2>(w, w_stride, nullptr, x + t * ldx, ldx, n, sums + t, ld_sums);
+  for (; t < tokens; ++t) multiply<Load, R, 1>(w, w_stride, nullptr, x + t * ldx, ldx, n, sums + t, ld_sums);
 }
 
-template <typename Load>
-inline void multiply_rows(const std::byte* w, int64_t w_stride, int64_t rows, const float* x, int64_t ldx, int64_t T,
-                          int64_t n, Floats* sums, int64_t ld_sums) {
-  int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows)
-    multiply_tokens<Load, kRows>(w + r * w_stride, w_stride, nullptr, x, ldx, T, n, sums + r * ld_sums, ld_sums);
-  for (; r < rows; ++r)
-    multiply_tokens<Load, 1>(w + r * w_stride, w_stride, nullptr, x, ldx, T, n, sums + r * ld_sums, ld_sums);
+// sums[r][t] += panel[r] . x[t] for a panel of rows x n floats.
+inline void multiply_panel(const float* panel, int64_t rows, const float* x, int64_t ldx, int64_t tokens, int64_t n,
+                           Floats* sums) {
+  const auto* w = reinterpret_cast<const std::byte*>(panel);
+  for (int64_t t = 0; t < tokens; t += kTokens) {
+    const int64_t count = tokens - t < kTokens ? tokens - t : kTokens;
+    int64_t r = 0;
+    for (; r + kRows <= rows; r += kRows)
+      multiply_tokens<LoadF32, kRows>(w + r * n * 4, n * 4, x + t * ldx, ldx, count, n, sums + r * tokens + t, tokens);
+    for (; r < rows; ++r)
+      multiply_tokens<LoadF32, 1>(w + r * n * 4, n * 4, x + t * ldx, ldx, count, n, sums + r * tokens + t, tokens);
+  }
 }
 
 // ------------------------------------------------------------------------------------------------- one or two tokens
@@ -250,16 +253,16 @@ inline void gemm_f32(const Mat& w, RowRange rows, const float* x, int64_t ldx, i
     }
   }
   Floats sums[kPanelRows * kF32Tokens];
-  for (int64_t t0 = 0; t0 < T; t0 += kF32Tokens) {
-    const int64_t tokens = T - t0 < kF32Tokens ? T - t0 : kF32Tokens;
-    for (int64_t r0 = rows.begin; r0 < rows.end; r0 += kPanelRows) {
-      const int64_t count = rows.end - r0 < kPanelRows ? rows.end - r0 : kPanelRows;
+  for (int64_t r0 = rows.begin; r0 < rows.end; r0 += kPanelRows) {
+    const int64_t count = rows.end - r0 < kPanelRows ? rows.end - r0 : kPanelRows;
+    for (int64_t k0 = 0; k0 < w.cols; k0 += kChunk)
+      to_panel(w, r0, count, k0, w.cols - k0 < kChunk ? w.cols - k0 : kChunk, panel + count * k0);
+    for (int64_t t0 = 0; t0 < T; t0 += kF32Tokens) {
+      const int64_t tokens = T - t0 < kF32Tokens ? T - t0 : kF32Tokens;
       for (int64_t i = 0; i < count * tokens; ++i) sums[i] = zero();
       for (int64_t k0 = 0; k0 < w.cols; k0 += kChunk) {
         const int64_t n = w.cols - k0 < kChunk ? w.cols - k0 : kChunk;
-        to_panel(w, r0, count, k0, n, panel);
-        multiply_rows<LoadF32>(reinterpret_cast<const std::byte*>(panel), n * 4, count, x + t0 * ldx + k0, ldx, tokens,
-                               n, sums, tokens);
+        multiply_panel(panel + count * k0, count, x + t0 * ldx + k0, ldx, tokens, n, sums);
       }
       for (int64_t r = 0; r < count; ++r) {
         for (int64_t t = 0; t < tokens; ++t) y[(t0 + t) * ldy + r0 + r] = sum(sums[r * tokens + t]);
