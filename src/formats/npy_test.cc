@@ -65,7 +65,8 @@ TEST(Npy, UnsupportedArrays) {
 TEST(Npy, IdsOutsideInt32) {
   std::string data;
   append_number(data, int64_t{1} << 31);
-  auto array = parse(npy_file("{'descr': '<i8', 'fortran_order': False, 'shape': (1,)}", data));
+  const std::string file = npy_file("{'descr': '<i8', 'fortran_order': False, 'shape': (1,)}", data);
+  auto array = parse(file);
   ASSERT_TRUE(array.ok());
   expect_error(array->int32s(), Code::kInvalidArgument, {"x.npy", "2147483648", "element 0"});
   expect_error(array->floats(), Code::kInvalidArgument, {"i64"});

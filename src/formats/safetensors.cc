@@ -46,9 +46,11 @@ Result<std::string_view> header_text(std::string_view file, std::string_view pla
   uint64_t length = 0;
   std::memcpy(&length, file.data(), sizeof length);
   if (length > kHeaderLimitBytes) {
-    return make_error(Code::kCorrupt,
-                      "{}: header length is {}, expected at most {} bytes. Hint: not a safetensors file?", place,
-                      length, kHeaderLimitBytes);
+    return make_error(
+        Code::kCorrupt,
+        "{}: header length is {}, expected at most {} bytes. Hint: not a safetensors file? A checkpoint with "
+        "an index is named by its folder",
+        place, length, kHeaderLimitBytes);
   }
   if (length > file.size() - kLengthBytes) {
     return make_error(Code::kCorrupt,
