@@ -3,14 +3,15 @@
 
 The classes are asked from the Python package `tokenizers` itself (its regex engine for \\p{..}, \\s and \\w, its Rust
 code for digits, punctuation and whole words), because an id depends on which Unicode version that engine carries, and
-no other table promises the same one. Only the NFC quick check comes from Python's unicodedata.
+no other table promises the same one. Only the NFC quick check, and what is
+newer than Unicode 14 (which PCRE2 of Debian 12 knows), come from Python's unicodedata of that version.
 
   python3 tools/make_unicode_tables.py > src/text/unicode_table.cc
 """
 import sys
 import unicodedata
 
-from tokenizers import Regex, pre_tokenizers as P
+from tokenizers import Regex, normalizers, pre_tokenizers as P
 
 CODES = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 TEXT = "".join(map(chr, CODES))
@@ -50,15 +51,30 @@ def nfc_unsafe():
     return unsafe
 
 
+def decomposed_or_mark():
+    """Code points that the reference's NFKD changes or moves: the rest are starters that stay as they are."""
+    nfkd = normalizers.NFKD().normalize_str
+    active = set()
+    for code in CODES:
+        between = "\u0301" + chr(code) + "\u0334"  # classes 230 and 1: they change places unless a starter parts them
+        if nfkd(chr(code)) != chr(code) or nfkd(between) != between:
+            active.add(code)
+    return active
+
+
 def main():
+    assert unicodedata.unidata_version == "14.0.0", "run by Python 3.11"
     sets = {name: removed(P.Split(Regex(r"\p{%s}" % name), "removed")) for name in BITS}
     sets["Space"] = removed(P.Split(Regex(r"\s"), "removed"))
     sets["Han"] = removed(P.Split(Regex(r"\p{Han}"), "removed"))
     sets["Word"] = joined(P.Whitespace())
     sets["Numeric"] = set(CODES) - joined(P.Digits(False))
+    sets["Assigned"] = set(CODES) - removed(P.Split(Regex(r"\p{Cn}"), "removed"))
     sets["Punctuation"] = removed(P.Punctuation("removed"))
     sets["NfcUnsafe"] = nfc_unsafe()
-    names = BITS + ["Space", "Han", "Word", "Numeric", "Punctuation", "NfcUnsafe"]
+    sets["Newer"] = {c for c in sets["Assigned"] if unicodedata.category(chr(c)) == "Cn"}
+    sets["Decomposes"] = decomposed_or_mark()
+    names = BITS + ["Space", "Han", "Word", "Numeric", "Punctuation", "NfcUnsafe", "Newer", "Decomposes"]
 
     bits = [0] * 0x110000
     for shift, name in enumerate(names):

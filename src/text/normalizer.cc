@@ -15,30 +15,38 @@ constexpr double kMostGrowth = 256;
 constexpr size_t kMostSteps = 32;
 
 // Canonical or compatible decomposition of `text`, marks in canonical order. Sorted here and not by utf8proc, whose
-// exchange sort takes n^2 steps on a long run of marks.
+// exchange sort takes n^2 steps on a long run of marks. Characters that the reference's tables do not know yet stay.
 void decompose(std::string_view text, bool compatible, std::vector<utf8proc_int32_t>& codes) {
   const auto options =
       static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
+  const CharTable& table = char_table();
+  const auto order = [](utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; };
   utf8proc_int32_t parts[32];
   int boundary = 0;
   codes.clear();
+  size_t marks = 0;  // where the run of marks at the end of `codes` begins
+  const auto sort_marks = [&] {
+    std::stable_sort(codes.begin() + static_cast<ptrdiff_t>(marks), codes.end(),
+                     [&](auto a, auto b) { return order(a) < order(b); });
+  };
   for (size_t at = 0; at < text.size();) {
     const Utf8Char c = utf8_at(text.data() + at);
-    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.code), parts, 32, options, &boundary);
-    if (count <= 0 || count > 32) {
-      codes.push_back(static_cast<utf8proc_int32_t>(c.code));
-    } else {
-      codes.insert(codes.end(), parts, parts + count);
-    }
     at += c.size;
+    parts[0] = static_cast<utf8proc_int32_t>(c.code);
+    utf8proc_ssize_t count = 1;
+    const bool active = char_bits(table.classes, c.code) & kDecomposes;
+    if (active) count = utf8proc_decompose_char(parts[0], parts, 32, options, &boundary);
+    for (utf8proc_ssize_t i = 0; i < count && i < 32; ++i) {
+      if (!active || order(parts[i]) == 0) {
+        sort_marks();
+        codes.push_back(parts[i]);
+        marks = codes.size();
+      } else {
+        codes.push_back(parts[i]);
+      }
+    }
   }
-  const auto order = [](utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; };
-  for (auto begin = codes.begin(); begin != codes.end();) {
-    begin = std::find_if(begin, codes.end(), [&](auto code) { return order(code) != 0; });
-    const auto end = std::find_if(begin, codes.end(), [&](auto code) { return order(code) == 0; });
-    std::stable_sort(begin, end, [&](auto a, auto b) { return order(a) < order(b); });
-    begin = end;
-  }
+  sort_marks();
 }
 
 void normalize_part(std::string_view text, bool compatible, bool compose, std::string& out) {

@@ -1,20 +1,44 @@
 // Any regex that no scanner knows: translated from Oniguruma's dialect, compiled and run by PCRE2.
 // Idea: the two engines agree on nearly all syntax; where they differ (\s, \w, \h, \b, $, script names) the translation
 // writes out what Oniguruma means, and what cannot be written (set intersection, nested sets, POSIX brackets) is an
-// error. Known limit: PCRE2 of Debian 12 knows Unicode 14, the reference Unicode 16.
+// error. PCRE2 of Debian 12 knows Unicode 14, the reference Unicode 16: the newer letters, marks, digits and signs are
+// written out beside \p{..}; sub-categories that our table does not hold (Mn, Pd, Sc ..) keep Unicode 14.
 // Source: Oniguruma doc/RE; pcre2syntax(3), pcre2unicode(3).
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
 #include <algorithm>
 
+#include "text/char_table.h"
 #include "text/pattern.h"
-#include "text/unicode.h"
 
 namespace westlake {
 namespace {
 
 constexpr size_t kRegexLimitBytes = 1 << 16;
+
+// The code points of a class that are newer than PCRE2's tables, as ranges for brackets.
+std::string newer_ranges(uint32_t mask) {
+  std::string out;
+  for (size_t i = 0; i < kCharRangeCount; ++i) {
+    const uint32_t bits = kCharClassBits[kCharRanges[i] & 0xff];
+    if (!(bits & kNewer) || !(bits & mask)) continue;
+    const uint32_t end = i + 1 < kCharRangeCount ? kCharRanges[i + 1] >> 8 : 0x110000;
+    out += fmt::format("\\x{{{:x}}}-\\x{{{:x}}}", kCharRanges[i] >> 8, end - 1);
+  }
+  return out;
+}
+
+// The bits of a general category; 0 for one that the table does not hold.
+uint32_t category_mask(std::string_view name) {
+  static constexpr std::pair<std::string_view, uint32_t> kMasks[] = {
+      {"L", kL}, {"Lu", kLu}, {"Ll", kLl}, {"Lt", kLt}, {"Lm", kLm}, {"Lo", kLo}, {"M", kM},
+      {"N", kN}, {"Nd", kNd}, {"Nl", kNl}, {"No", kNo}, {"P", kP},   {"S", kS},   {"Z", kZ}};
+  for (const auto& [known, mask] : kMasks) {
+    if (name == known) return mask;
+  }
+  return 0;
+}
 
 // Inside brackets.
 constexpr std::string_view kSpaceSet =
@@ -22,6 +46,10 @@ constexpr std::string_view kSpaceSet =
 constexpr std::string_view kWordSet =
     R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})"
     R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
+
+std::string word_set() {
+  return std::string(kWordSet) + newer_ranges(kL | kM | kNd | kNl);
+}
 
 class PcrePattern : public Pattern {
  public:
@@ -119,7 +147,7 @@ class Translator {
       at_ += 2;
       out_ += fmt::format("[{}{}]", negated ? "^" : "", body);
     };
-    if (kind == 'p' || kind == 'P') return property();
+    if (kind == 'p' || kind == 'P') return property(in_set);
     if (in_set) {
       if (kind == 'S') {
         out_ += "\\S\\x{180e}";  // PCRE2 counts this one as a space, Oniguruma does not
@@ -128,7 +156,7 @@ class Translator {
       }
       if (kind == 'W' || kind == 'H') return refuse(fmt::format("'\\{}' inside brackets", kind));
       if (kind == 's' || kind == 'w' || kind == 'h') {
-        out_ += kind == 's' ? kSpaceSet : kind == 'w' ? kWordSet : "0-9a-fA-F";
+        out_ += kind == 's' ? std::string(kSpaceSet) : kind == 'w' ? word_set() : "0-9a-fA-F";
         at_ += 2;
         return {};
       }
@@ -136,13 +164,13 @@ class Translator {
       set(kSpaceSet, kind == 'S');
       return {};
     } else if (kind == 'w' || kind == 'W') {
-      set(kWordSet, kind == 'W');
+      set(word_set(), kind == 'W');
       return {};
     } else if (kind == 'h' || kind == 'H') {
       set("0-9a-fA-F", kind == 'H');
       return {};
     } else if (kind == 'b' || kind == 'B') {
-      const std::string word = fmt::format("[{}]", kWordSet);
+      const std::string word = fmt::format("[{}]", word_set());
       out_ += kind == 'b' ? fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word)
                           : fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", word);
       at_ += 2;
@@ -158,7 +186,7 @@ class Translator {
   }
 
   // \p{Name}: categories keep their names, all else is taken for a script (and PCRE2 refuses what it does not know).
-  Status property() {
+  Status property(bool in_set) {
     const size_t close = regex_.find('}', at_);
     if (at_ + 2 >= regex_.size() || regex_[at_ + 2] != '{' || close == std::string_view::npos) {
       return refuse("'\\p' without a name in braces");
@@ -180,7 +208,14 @@ class Translator {
       if (name == long_name) written = short_name;
     }
     if (written.size() > 2 && written != "Any") written = "sc:" + written;
-    out_ += fmt::format("\\{}{{{}{}}}", regex_[at_ + 1], negated ? "^" : "", written);
+    const bool outside = negated != (regex_[at_ + 1] == 'P');  // \P{..} or \p{^..}
+    const std::string newer = newer_ranges(written == "sc:Han" ? kHan : category_mask(written));
+    if (in_set && outside && !newer.empty()) return refuse(fmt::format("'\\P{{{}}}' inside brackets", name));
+    if (in_set) {
+      out_ += fmt::format("\\{}{{{}}}{}", outside ? 'P' : 'p', written, outside ? "" : newer);
+    } else {
+      out_ += fmt::format("[{}\\p{{{}}}{}]", outside ? "^" : "", written, newer);
+    }
     at_ = close + 1;
     return {};
   }

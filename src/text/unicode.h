@@ -31,6 +31,8 @@ enum CharBit : uint32_t {
   kNumeric = 1u << 15,      // Rust's char::is_numeric
   kPunctuation = 1u << 16,  // what the Punctuation pre-tokenizer splits at
   kNfcUnsafe = 1u << 17,    // NFC may change it, or it may act on its neighbour
+  kNewer = 1u << 18,        // assigned after Unicode 14
+  kDecomposes = 1u << 19,   // NFKD of the reference changes it or moves it
 };
 inline constexpr uint32_t kL = kLu | kLl | kLt | kLm | kLo;
 inline constexpr uint32_t kN = kNd | kNl | kNo;
