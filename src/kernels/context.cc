@@ -30,7 +30,7 @@ void Scratch::Free::operator()(std::byte* p) const {
 
 void* Scratch::take_bytes(int64_t bytes) {
   CHECK(bytes >= 0, "{} bytes", bytes);
-  bytes = round_up(bytes, kAlignment);
+  bytes = round_up(std::max<int64_t>(bytes, 1), kAlignment);  // even an empty take has an address of its own
   for (; current_ < blocks_.size(); ++current_, used_ = 0) {
     if (blocks_[current_].size_bytes - used_ < bytes) continue;
     void* taken = blocks_[current_].data.get() + used_;

@@ -1,0 +1,163 @@
+// Scratch memory, and products cut over threads: the same bits as one call of the kernel on one thread.
+#include "kernels/context.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "kernels/op_cases.h"
+
+namespace westlake {
+namespace {
+
+// ------------------------------------------------------------------------------------------------------------- scratch
+
+TEST(Scratch, TakesAreAlignedApartAndNested) {
+  Scratch scratch;
+  const ScratchScope outer(scratch);
+  float* a = scratch.take<float>(3);
+  std::fill(a, a + 3, 1.0f);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(a) % 64, 0u);
+  int8_t* inner_first = nullptr;
+  {
+    const ScratchScope inner(scratch);
+    inner_first = scratch.take<int8_t>(100);
+    std::memset(inner_first, 2, 100);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(inner_first) % 64, 0u);
+  }
+  EXPECT_EQ(scratch.take<int8_t>(100), inner_first) << "released memory is taken again";
+  EXPECT_EQ(a[0] + a[1] + a[2], 3);
+  EXPECT_NE(scratch.take<float>(0), scratch.take<float>(0)) << "pointers tell takes apart";
+}
+
+TEST(Scratch, GrowsOnceAndKeepsWhatIsHeld) {
+  Scratch scratch;
+  int64_t reserved = 0;
+  for (int round = 0; round < 3; ++round) {
+    const ScratchScope scope(scratch);
+    int32_t* held = scratch.take<int32_t>(1000);
+    for (int i = 0; i < 1000; ++i) held[i] = i;
+    for (int64_t size : {1, 1 << 10, 1 << 19, 1 << 21, 5}) {
+      float* more = scratch.take<float>(size);
+      more[0] = more[size - 1] = -1;
+    }
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(held[i], i);
+    if (round == 0) reserved = scratch.reserved_bytes();
+    EXPECT_EQ(scratch.reserved_bytes(), reserved) << "warm scratch allocates nothing";
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ products
+
+struct Product {
+  std::vector<std::byte> bytes;
+  std::vector<float> x;
+  Mat w;
+  int64_t T;
+
+  Product(DType dtype, int64_t rows, int64_t cols, int64_t tokens, uint64_t seed) : T(tokens) {
+    Rng rng(seed);
+    bytes = random_weight(dtype, rows, cols, rng);
+    w = {dtype, rows, cols, bytes.data(), dtype_bytes(dtype, cols)};
+    x.resize(static_cast<size_t>(tokens * std::max(rows, cols)));
+    for (float& v : x) v = static_cast<float>(rng.normal());
+  }
+
+  // One call of one kernel.
+  std::vector<float> expected(const KernelTable& k, bool q8) const {
+    std::vector<float> y(static_cast<size_t>(T * w.rows)), panel(static_cast<size_t>(kPanelRows * w.cols));
+    if (!q8) {
+      k.gemm_f32(w, {0, w.rows}, x.data(), w.cols, T, y.data(), w.rows, panel.data());
+      return y;
+    }
+    std::vector<int8_t> qs(static_cast<size_t>(T * w.cols));
+    std::vector<float> d(static_cast<size_t>(T * w.cols / 32));
+    std::vector<int16_t> sums(static_cast<size_t>(T * w.cols / 16));
+    const Q8Rows rows = {qs.data(), d.data(), sums.data(), w.cols};
+    k.quantise_q8(x.data(), w.cols, T, rows);
+    k.gemm_q8(w, {0, w.rows}, rows, T, y.data(), w.rows, panel.data());
+    return y;
+  }
+};
+
+class Linear : public testing::TestWithParam<int> {
+ protected:
+  ThreadPool pool_{GetParam()};
+  const KernelTable& kernels_ = *kernels_by_name("");
+};
+INSTANTIATE_TEST_SUITE_P(Threads, Linear, testing::Values(1, 2, 3, 7));
+
+TEST_P(Linear, IsTheKernelWhateverTheThreads) {
+  uint64_t seed = 1;
+  for (DType dtype : {DType::kQ4_0, DType::kQ6_K, DType::kBF16, DType::kF32}) {
+    for (int64_t rows : {1, 15, 16, 33, 200}) {
+      for (int64_t T : {0, 1, 3, 64}) {
+        for (bool exact : {false, true}) {
+          const Product p(dtype, rows, 512, T, ++seed);
+          Context ctx = {kernels_, pool_, exact};
+          std::vector<float> y(static_cast<size_t>(T * rows));
+          linear(ctx, p.w, p.x.data(), 512, T, y.data(), rows);
+          EXPECT_EQ(y, p.expected(kernels_, is_quantised(dtype) && !exact)) << dtype_name(dtype) << ' ' << rows;
+          std::fill(y.begin(), y.end(), 0.0f);
+          linear_f32(ctx, p.w, p.x.data(), 512, T, y.data(), rows);
+          EXPECT_EQ(y, p.expected(kernels_, false)) << dtype_name(dtype) << ' ' << rows;
+        }
+      }
+    }
+  }
+}
+
+// Jobs of different shapes, dtypes and token counts, some with the same input.
+TEST_P(Linear, JobsAreEachTheirProduct) {
+  std::vector<Product> products;
+  products.emplace_back(DType::kQ4_K, 100, 512, 5, 1);
+  products.emplace_back(DType::kQ4_0, 33, 512, 5, 2);
+  products.emplace_back(DType::kBF16, 7, 77, 2, 3);
+  products.emplace_back(DType::kQ8_0, 300, 256, 0, 4);
+  products.emplace_back(DType::kQ8_0, 300, 256, 40, 5);
+  products.emplace_back(DType::kF32, 64, 512, 5, 6);
+  products[1].x = products[0].x;
+  std::vector<std::vector<float>> y;
+  for (const Product& p : products) y.emplace_back(static_cast<size_t>(p.T * p.w.rows), -1.0f);
+  std::vector<LinearJob> jobs;
+  for (size_t i = 0; i < products.size(); ++i) {
+    const Product& p = products[i];
+    const float* x = i == 1 ? products[0].x.data() : p.x.data();  // shares the input of its neighbour
+    jobs.push_back({&p.w, x, p.w.cols, p.T, y[i].data(), p.w.rows});
+  }
+  Context ctx = {kernels_, pool_};
+  linear_jobs(ctx, jobs.data(), static_cast<int>(jobs.size()));
+  for (size_t i = 0; i < products.size(); ++i)
+    EXPECT_EQ(y[i], products[i].expected(kernels_, is_quantised(products[i].w.dtype))) << i;
+  linear_jobs(ctx, jobs.data(), 0);
+  const int64_t reserved = ctx.scratch.reserved_bytes();
+  linear_jobs(ctx, jobs.data(), static_cast<int>(jobs.size()));
+  EXPECT_EQ(ctx.scratch.reserved_bytes(), reserved);
+}
+
+TEST_P(Linear, TransposedIsTheKernel) {
+  for (DType dtype : {DType::kQ4_0, DType::kF16}) {
+    for (int64_t T : {1, 4, 19}) {
+      const Product p(dtype, 70, 96, T, 9);
+      std::vector<float> y(static_cast<size_t>(T * 96), -7.0f), expected(y.size(), 0.0f), panel(kPanelRows * 96);
+      kernels_.gemm_nn_f32(p.w, {0, 70}, p.x.data(), 70, T, expected.data(), 96, panel.data());
+      Context ctx = {kernels_, pool_};
+      linear_transposed(ctx, p.w, p.x.data(), 70, T, y.data(), 96);
+      EXPECT_EQ(y, expected) << dtype_name(dtype) << " T=" << T;
+    }
+  }
+}
+
+TEST(LinearDeath, WeightsWithoutDataAndWrongStrides) {
+  ThreadPool pool(1);
+  Context ctx = {*kernels_by_name("ref"), pool};
+  float x[64] = {}, y[64] = {};
+  const Mat empty = {DType::kF32, 4, 4};
+  EXPECT_DEATH(linear(ctx, empty, x, 4, 1, y, 4), "without data");
+  EXPECT_DEATH(linear_transposed(ctx, empty, x, 4, 1, y, 4), "without data");
+  const Mat w = {DType::kF32, 4, 4, reinterpret_cast<const std::byte*>(x), 16};
+  EXPECT_DEATH(linear(ctx, w, x, 3, 2, y, 4), "ldx 3");
+}
+
+}  // namespace
+}  // namespace westlake
