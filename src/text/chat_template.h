@@ -61,12 +61,12 @@ struct RenderedChat {
 // Thread-safe: rendering. Copies share the parsed program.
 class ChatTemplate {
  public:
-  // `place` opens every message ("tokenizer_config.json: chat_template"). Errors: kCorrupt, kUnsupported (a tag, filter
-  // or test that is not known here), kExhausted, each with line and column.
+  // `place` opens every message ("tokenizer_config.json: chat_template"). Errors: kCorrupt, kUnsupported (a tag that is
+  // not known here), kExhausted, each with line and column.
   static Result<ChatTemplate> parse(std::string_view source, std::string_view place);
 
-  // Errors: kInvalidArgument (the template's own raise_exception, a message that it cannot digest), kUnsupported,
-  // kExhausted (a limit, by its name).
+  // Errors: kInvalidArgument (the template's own raise_exception, a message that it cannot digest), kUnsupported (a
+  // filter, test, method or function that is not known here), kExhausted (a limit, by its name).
   Result<RenderedChat> render(const ChatRequest& request, const JinjaLimits& limits = {}) const;
 
  private:

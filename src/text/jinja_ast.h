@@ -57,8 +57,8 @@ struct JinjaExpression {
   std::vector<JinjaExpressionPtr> operands;
   std::vector<std::string> operations;
   std::unique_ptr<JinjaCallArguments> call;
-  JinjaFilter filter = nullptr;
-  JinjaTest test = nullptr;
+  JinjaFilter filter = nullptr;  // null when there is none of that name: an error once it is reached, as in Jinja
+  JinjaTest test = nullptr;      // the same
 };
 
 enum class JinjaAction : uint8_t {

@@ -183,6 +183,11 @@ Result<JinjaArguments> JinjaInterpreter::evaluate_arguments(const JinjaCallArgum
 }
 
 Value JinjaInterpreter::apply_filter(const JinjaExpression& node, JinjaValue input, JinjaScope& scope) {
+  if (node.filter == nullptr) {
+    return placed(make_error(Code::kUnsupported, "the filter '{}' is not supported. Hint: known are {}", node.name,
+                             jinja_filter_names()),
+                  node.at);
+  }
   TRY_ASSIGN(const JinjaArguments arguments, evaluate_arguments(node.call.get(), scope));
   return placed(node.filter(heap_, input, arguments), node.at);
 }
@@ -200,6 +205,11 @@ Value JinjaInterpreter::apply_block_filters(const JinjaExpression* node, JinjaVa
 }
 
 Value JinjaInterpreter::evaluate_test(const JinjaExpression& node, JinjaScope& scope) {
+  if (node.test == nullptr) {
+    return placed(make_error(Code::kUnsupported, "the test '{}' is not supported. Hint: known are {}", node.name,
+                             jinja_test_names()),
+                  node.at);
+  }
   TRY_ASSIGN(const JinjaValue value, evaluate(*node.operands[0], scope));
   TRY_ASSIGN(const JinjaArguments arguments, evaluate_arguments(node.call.get(), scope));
   TRY_ASSIGN(const bool holds, placed(node.test(heap_, value, arguments), node.at));

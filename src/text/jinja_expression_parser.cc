@@ -327,10 +327,6 @@ Expression JinjaExpressionParser::filter(JinjaExpressionPtr input) {
   TRY_ASSIGN(std::string name, dotted_name());
   TRY_ASSIGN(JinjaExpressionPtr out, join(JinjaNode::kFilter, at, std::move(input)));
   out->filter = jinja_find_filter(name);
-  if (out->filter == nullptr) {
-    return fail(Code::kUnsupported, at, "the filter '{}' is not supported. Hint: known are {}", name,
-                jinja_filter_names());
-  }
   out->name = std::move(name);
   TRY_ASSIGN(out->call, arguments_if_any(out->depth));
   return out;
@@ -343,9 +339,6 @@ Expression JinjaExpressionParser::test(JinjaExpressionPtr input) {
   TRY_ASSIGN(std::string name, dotted_name());
   TRY_ASSIGN(JinjaExpressionPtr out, join(JinjaNode::kTest, at, std::move(input)));
   out->test = jinja_find_test(name);
-  if (out->test == nullptr) {
-    return fail(Code::kUnsupported, at, "the test '{}' is not supported. Hint: known are {}", name, jinja_test_names());
-  }
   out->name = std::move(name);
   TRY_ASSIGN(out->call, arguments_if_any(out->depth));
   if (out->call == nullptr && starts_test_argument()) {

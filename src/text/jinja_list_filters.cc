@@ -225,6 +225,7 @@ Value join(JinjaHeap& heap, const JinjaValue& value, Arguments arguments) {
 
 // map('filter', arguments...) or map(attribute='a.b', default=...).
 Value map(JinjaHeap& heap, const JinjaValue& value, Arguments arguments) {
+  if (!value.truthy()) return heap.list({}, JinjaFlavour::kGenerator);  // none too, which is no list
   Items out;
   if (arguments.positional.empty()) {
     TRY_ASSIGN(const auto given, jinja_bind("map", arguments, {"attribute", "default"}, 1));
@@ -252,6 +253,7 @@ Value map(JinjaHeap& heap, const JinjaValue& value, Arguments arguments) {
 // select('test', arguments...) and selectattr('a.b', 'test', arguments...), and what is left by them.
 template <bool kAttribute, bool kWanted>
 Value select(JinjaHeap& heap, const JinjaValue& value, Arguments arguments) {
+  if (!value.truthy()) return heap.list({}, JinjaFlavour::kGenerator);
   JinjaArguments rest = arguments;
   JinjaValue attribute = JinjaValue::none();
   if (kAttribute) {

@@ -344,7 +344,9 @@ Result<JinjaValue> jinja_slice(JinjaHeap& heap, const JinjaValue& value, const J
                                const JinjaValue& stop, const JinjaValue& step) {
   if (value.is(JinjaKind::kUndefined)) return undefined_error(value);
   const bool text = value.is(JinjaKind::kString);
-  if (!text && !is_indexable(value)) return missing(value, "slice");
+  if (!text && !is_indexable(value)) {
+    return make_error(Code::kInvalidArgument, "'{}' cannot be sliced", jinja_type_name(value));
+  }
   const size_t length = text ? utf8_length(value.text()) : value.as_list().items.size();
   TRY(heap.charge_bytes(text ? value.text().size() * 4 : length));
   TRY_ASSIGN(const SliceRange range, slice_range(start, stop, step, static_cast<int64_t>(length)));

@@ -256,9 +256,10 @@ Result<JinjaValue> JinjaHeap::from_json(const JsonElement& element, int depth) {
   double real = 0;
   if (element.get(text) == simdjson::SUCCESS) return string(std::string(text), Origin::kContent);
   if (element.get(flag) == simdjson::SUCCESS) return JinjaValue::boolean(flag).mark_content();
-  if (element.is_double() && element.get(real) == simdjson::SUCCESS) return JinjaValue::number(real).mark_content();
+  // Integers first: simdjson gives an integer to whoever asks for a double.
   if (element.get(number) == simdjson::SUCCESS) return JinjaValue::integer(number).mark_content();
   if (element.get(large) == simdjson::SUCCESS) return JinjaValue::integer(large).mark_content();
+  if (element.get(real) == simdjson::SUCCESS) return JinjaValue::number(real).mark_content();
   if (element.get(array) == simdjson::SUCCESS) {
     std::vector<JinjaValue> items;
     for (const JsonElement item : array) {
