@@ -72,7 +72,7 @@ inline void fuzz_npy(std::span<const std::byte> input) {
 
 // Line by line and as a whole: both must tell the same story.
 inline void fuzz_text_file(std::span<const std::byte> input) {
-  constexpr uint64_t kLimitBytes = 1 << 20;
+  constexpr uint64_t kLimitBytes = 1 << 16;  // bombs are told by their first bytes; more would only be slow
   auto lines = TextReader::from_bytes(input, "fuzz");
   auto whole = TextReader::from_bytes(input, "fuzz");
   CHECK(lines.ok() == whole.ok());

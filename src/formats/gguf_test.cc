@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <functional>
+#include <optional>
 
 #include "formats/gguf_writer.h"
 #include "formats/test_support.h"
@@ -26,6 +27,8 @@ struct Draft {
   std::vector<uint64_t> dims = {3, 2};
   uint64_t offset = 0, second_offset = 32;
   std::string second = "beta";
+  uint64_t second_extent = 8;
+  std::optional<uint64_t> third_offset;
   size_t data_bytes = 64;
 
   std::string bytes() const {
@@ -54,9 +57,15 @@ struct Draft {
     append_number(out, offset);
     put_string(out, second);
     append_number(out, uint32_t{1});
-    append_number(out, uint64_t{8});
+    append_number(out, second_extent);
     append_number(out, uint32_t{0});
     append_number(out, second_offset);
+    if (third_offset) {
+      put_string(out, "gamma");
+      append_number(out, uint32_t{0});  // a scalar
+      append_number(out, uint32_t{0});
+      append_number(out, *third_offset);
+    }
     out.append((32 - out.size() % 32) % 32, '\0');
     return out + std::string(data_bytes, '\1');
   }
@@ -169,6 +178,14 @@ TEST(Gguf, SplitFiles) {
       EXPECT_EQ(load_at<float>(file->find(fmt::format("t{}", i))->data, 2), static_cast<float>(i));
     }
   }
+  std::string miscounted = read_whole(parts[0]);
+  const std::string_view key = "split.tensors.count";
+  miscounted[miscounted.find(key) + key.size() + sizeof(uint32_t)] = 6;  // behind the key the type, then the count
+  ASSERT_TRUE(write_file(parts[0], miscounted).ok());
+  expect_error(Gguf::open(parts[1]), Code::kCorrupt, {"split.tensors.count is 6", "3 parts hold 5"});
+  miscounted[miscounted.find(key) + key.size() + sizeof(uint32_t)] = 5;
+  ASSERT_TRUE(write_file(parts[0], miscounted).ok());
+
   const std::string renamed = folder.file("renamed.gguf");
   std::filesystem::copy_file(parts[0], renamed);
   expect_error(Gguf::open(renamed), Code::kInvalidArgument, {"renamed.gguf", "3 parts", "-00001-of-00003.gguf"});
@@ -275,6 +292,19 @@ TEST(Gguf, DamagedFields) {
     c.damage(draft);
     expect_error(parse(draft.bytes()), c.code, c.words);
   }
+}
+
+// An empty tensor between two that overlap must not hide them from one another.
+TEST(Gguf, OverlapAcrossAnEmptyTensor) {
+  Draft draft;
+  draft.dims = {16, 2};
+  draft.second_extent = 0;
+  draft.n_tensors = 3;
+  draft.third_offset = 64;
+  draft.data_bytes = 160;
+  expect_error(parse(draft.bytes()), Code::kCorrupt, {"'gamma'", "inside 'alpha'", "128"});
+  draft.third_offset = 128;
+  EXPECT_TRUE(parse(draft.bytes()).ok());
 }
 
 TEST(Gguf, ToleratedFields) {

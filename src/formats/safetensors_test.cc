@@ -105,7 +105,10 @@ TEST(Safetensors, DamagedHeaders) {
   const Case cases[] = {
       {R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 7, Code::kCorrupt, {"'w'", "[0, 8]", "7"}},
       {R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 9, Code::kCorrupt, {"'w'", "9 bytes", "byte 8"}},
-      {R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8, Code::kCorrupt, {"'w'", "[8, 0]"}},
+      {R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})",
+       8,
+       Code::kCorrupt,
+       {"'w'", "[8, 0]", "begin <= end"}},
       {R"({"w":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8, Code::kCorrupt, {"'w'", "[3]", "needs 12"}},
       {R"({"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}})", 8, Code::kCorrupt, {"'w'", "shape"}},
       {R"({"w":{"dtype":"F32","shape":[1.5],"data_offsets":[0,8]}})", 8, Code::kCorrupt, {"'w'", "[1.5]"}},
