@@ -120,8 +120,9 @@ Status run_terminal(ChatSession& chat, const Options& options, std::string_view 
       }
       continue;
     }
-    cancel.lower();
+    cancel.lower();  // one that came before the editor had taken over the keys
     const Result<FinishReason> reason = take_turn(chat, options, line, view, cancel);
+    cancel.lower();  // the next Ctrl-C is a first one again
     if (!reason.ok()) {
       view.end();
       if (reason.error().code == Code::kIo) return reason.error();

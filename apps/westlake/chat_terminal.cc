@@ -4,6 +4,7 @@
 #include <langinfo.h>
 
 #include <clocale>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 
@@ -53,6 +54,11 @@ struct LineReader::State {
     state->had_text = line->lastchar > line->buffer;
     return CC_EOF;
   }
+  // The editor's own handler of the signal puts the terminal in order before and after.
+  static unsigned char suspend(EditLine*, int) {
+    ::raise(SIGTSTP);
+    return CC_REFRESH;
+  }
   void remember(const std::string& line);
 };
 
@@ -80,8 +86,11 @@ LineReader::LineReader(FILE* out, std::string history_path) : state_(std::make_u
   el_set(s.editor, EL_EDITOR, "emacs");
   el_set(s.editor, EL_ADDFN, "westlake-interrupt", "drops the line, or leaves", &State::interrupt);
   el_set(s.editor, EL_BIND, "^C", "westlake-interrupt", nullptr);
+  el_set(s.editor, EL_ADDFN, "westlake-suspend", "gives the terminal back to the shell", &State::suspend);
+  el_set(s.editor, EL_BIND, "^Z", "westlake-suspend", nullptr);
   el_set(s.editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
-  el_set(s.editor, EL_SETTY, "-d", "intr=", nullptr);  // while a line is edited Ctrl-C is that key, no signal
+  // While a line is edited no key is a signal: Ctrl-C and Ctrl-Z are bound like others.
+  el_set(s.editor, EL_SETTY, "-d", "-isig", nullptr);
   s.history = history_init();
   HistEvent event;
   history(s.history, &event, H_SETSIZE, kHistoryLines);
