@@ -81,6 +81,25 @@ void check_job(const Context& ctx, const LinearJob& job) {
   CHECK(!takes_q8(ctx, w) || w.cols % 32 == 0, "{} inputs in blocks of 32", w.cols);
 }
 
+// Rows of int8 that stand for the T rows of a job: fine activations take two each, [T] and then the rest of each [T].
+int64_t q8_rows(const Context& ctx, int64_t T) {
+  return ctx.fine ? 2 * T : T;
+}
+
+// Rows [begin, end) of a job: int8 and, for fine activations, int8 again of what that leaves. `rest` holds one row.
+void quantise_rows(const Context& ctx, const LinearJob& job, const Q8Rows& rows, int64_t begin, int64_t end,
+                   float* rest) {
+  const auto from = [&](int64_t t) { return Q8Rows{rows.qs_row(t), rows.d_row(t), rows.sums_row(t), rows.cols}; };
+  ctx.kernels.quantise_q8(job.x + begin * job.ldx, job.ldx, end - begin, from(begin));
+  for (int64_t t = begin; ctx.fine && t < end; ++t) {
+    const float* x = job.x + t * job.ldx;
+    const int8_t* qs = rows.qs_row(t);
+    const float* d = rows.d_row(t);
+    for (int64_t k = 0; k < rows.cols; ++k) rest[k] = x[k] - d[k / 32] * static_cast<float>(qs[k]);
+    ctx.kernels.quantise_q8(rest, rows.cols, 1, from(job.T + t));
+  }
+}
+
 // The activations of every job that takes them as int8; neighbours with the same input share.
 const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   Q8Rows* inputs = ctx.scratch.take<Q8Rows>(n_jobs);
@@ -89,7 +108,7 @@ const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
     const LinearJob& job = jobs[j];
     inputs[j] = {};
     if (!takes_q8(ctx, *job.w)) continue;
-    const int64_t cols = job.w->cols, size = job.T * cols;
+    const int64_t cols = job.w->cols, size = q8_rows(ctx, job.T) * cols;
     if (j > 0 && inputs[j - 1].qs && jobs[j - 1].x == job.x && jobs[j - 1].T == job.T && jobs[j - 1].ldx == job.ldx &&
         jobs[j - 1].w->cols == cols) {
       inputs[j] = inputs[j - 1];
@@ -100,6 +119,9 @@ const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
     elements += size;
   }
   if (elements == 0) return inputs;
+  int64_t most_cols = 0;
+  for (int j = 0; j < n_jobs; ++j) most_cols = std::max(most_cols, jobs[j].w->cols);
+  float* rests = ctx.scratch.take<float>(ctx.fine ? ctx.pool.size() * most_cols : 0);
 
   // Tokens [T part / parts, T (part + 1) / parts) of each input.
   const auto quantise = [&](int64_t part, int64_t parts) {
@@ -107,8 +129,7 @@ const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
       if (!inputs[j].qs || (j > 0 && inputs[j].qs == inputs[j - 1].qs)) continue;
       const LinearJob& job = jobs[j];
       const int64_t begin = job.T * part / parts, end = job.T * (part + 1) / parts;
-      const Q8Rows rows = {inputs[j].qs_row(begin), inputs[j].d_row(begin), inputs[j].sums_row(begin), inputs[j].cols};
-      if (begin < end) ctx.kernels.quantise_q8(job.x + begin * job.ldx, job.ldx, end - begin, rows);
+      if (begin < end) quantise_rows(ctx, job, inputs[j], begin, end, rests + part * most_cols);
     }
   };
   if (elements < kMinParallelQuantise) {
@@ -119,15 +140,39 @@ const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   return inputs;
 }
 
+// Numbers that fine products keep of both halves before they are added: a piece of the second-level cache.
+constexpr int64_t kFineSums = 1 << 14;
+
+int64_t fine_rows(int64_t T) {
+  return std::max(kPanelRows, kFineSums / (2 * T) / kPanelRows * kPanelRows);
+}
+
+// y = product of the first T rows + product of the rest, the weights read once. sums: [2T, fine_rows(T)].
+void fine_product(const Context& ctx, const LinearJob& job, RowRange rows, const Q8Rows& x, float* sums, float* panel) {
+  const int64_t ld = fine_rows(job.T);
+  for (int64_t begin = rows.begin; begin < rows.end; begin += ld) {
+    Mat piece = *job.w;
+    piece.data = job.w->row(begin);
+    piece.rows = std::min(ld, rows.end - begin);
+    ctx.kernels.gemm_q8(piece, {0, piece.rows}, x, 2 * job.T, sums, ld, panel);
+    for (int64_t t = 0; t < job.T; ++t) {
+      const float* rest = sums + (job.T + t) * ld;
+      for (int64_t n = 0; n < piece.rows; ++n) job.y[t * job.ldy + begin + n] = sums[t * ld + n] + rest[n];
+    }
+  }
+}
+
 void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inputs) {
-  int64_t total_cost = 0, work = 0, cols = 0;
+  int64_t total_cost = 0, work = 0, cols = 0, fine_floats = 0;
   for (int j = 0; j < n_jobs; ++j) {
     total_cost += panels_of(*jobs[j].w) * panel_cost(jobs[j]);
     work += jobs[j].w->rows * jobs[j].w->cols * jobs[j].T;
     cols = std::max(cols, jobs[j].w->cols);
+    if (ctx.fine && jobs[j].T > 0) fine_floats = std::max(fine_floats, 2 * jobs[j].T * fine_rows(jobs[j].T));
   }
   const int64_t panel_floats = round_up(kPanelRows * cols, kAlignment / 4);
   float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
+  float* sums = ctx.scratch.take<float>(ctx.pool.size() * fine_floats);
 
   // The panels whose cost begins in [total part / parts, total (part + 1) / parts) on the line of all jobs.
   const auto run = [&](int part, int parts) {
@@ -140,7 +185,9 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inp
       const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
       float* panel = panels + part * panel_floats;
       if (rows.begin < rows.end && job.T > 0) {
-        if (inputs && inputs[j].qs) {
+        if (inputs && inputs[j].qs && ctx.fine) {
+          fine_product(ctx, job, rows, inputs[j], sums + part * fine_floats, panel);
+        } else if (inputs && inputs[j].qs) {
           ctx.kernels.gemm_q8(*job.w, rows, inputs[j], job.T, job.y, job.ldy, panel);
         } else {
           ctx.kernels.gemm_f32(*job.w, rows, job.x, job.ldx, job.T, job.y, job.ldy, panel);

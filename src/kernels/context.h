@@ -61,6 +61,9 @@ struct Context {
   const KernelTable& kernels;
   ThreadPool& pool;
   bool exact = false;  // float32 activations everywhere; false: activations of quantised weights are quantised too
+  // Quantised activations as the sum of two int8 rows, x ~ d q + d' q' (the second is what the first leaves): sixteen
+  // bits for twice the products and the same weights read. For models so small that they feel the rounding.
+  bool fine = false;
   Scratch scratch{};
 };
 

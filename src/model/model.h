@@ -69,6 +69,7 @@ class Model {
   ModelConfig config_;
   std::unique_ptr<Weights> weights_;
   Rope rope_;
+  bool fine_ = false;              // Context::fine while this model runs
   bool rope_interleaved_ = false;  // GQA: the file's q and k rows are reordered
 
   void layer_forward(Context& ctx, const LayerWeights& weights, bool moe, const RopeAngles& angles,
