@@ -85,6 +85,28 @@ Value format(JinjaHeap& heap, const JinjaValue& value, Arguments arguments) {
 
 // Puts `width` in front of every line but the first and the empty ones. The indentation counts as part of the line that
 // it indents, so that a message string that is indented stays one piece.
+JinjaString indent_lines(const JinjaString& text, const std::string& by, bool first, bool blank) {
+  if (text.empty()) return first ? JinjaString(by, text.origin()) : text;
+  bool begins = false, opens = first;  // a line begins here; the first one is indented even when it is empty
+  size_t done = 0;
+  return text.map_pieces([&](std::string_view piece) {
+    std::string out;
+    for (size_t i = 0; i < piece.size();) {
+      const size_t at = i;
+      const uint32_t code = utf8_next(piece, &i);
+      const bool breaks = is_python_line_break(code);
+      if (opens || (begins && (blank || !breaks))) out += by;
+      opens = false;
+      begins = breaks;
+      if (code == '\r' && i < piece.size() && piece[i] == '\n') ++i;
+      out += breaks ? "\n" : piece.substr(at, i - at);
+    }
+    done += piece.size();
+    if (done == text.size() && begins && blank && !piece.empty()) out += by;
+    return out;
+  });
+}
+
 Value indent(JinjaHeap& heap, const JinjaValue& value, Arguments arguments) {
   TRY_ASSIGN(const auto given, jinja_bind("indent", arguments, {"width", "first", "blank"}, 0));
   std::string by(4, ' ');
@@ -95,21 +117,15 @@ Value indent(JinjaHeap& heap, const JinjaValue& value, Arguments arguments) {
     TRY(heap.reserve(static_cast<size_t>(std::max<int64_t>(width, 0))));
     by.assign(static_cast<size_t>(std::max<int64_t>(width, 0)), ' ');
   }
-  const bool first = given[1] != nullptr && given[1]->truthy(), blank = given[2] != nullptr && given[2]->truthy();
-  TRY_ASSIGN(const JinjaString text, text_of(heap, value));
-  const size_t lines = static_cast<size_t>(std::count(text.text().begin(), text.text().end(), '\n')) + 1;
+  TRY_ASSIGN(const JinjaString* given_text, jinja_to_string("indent", &value));
+  const JinjaString& text = *given_text;
+  TRY(heap.charge_bytes(text.size()));
+  size_t lines = 2;
+  for (size_t i = 0; i < text.size();) lines += is_python_line_break(utf8_next(text.text(), &i)) ? 1 : 0;
   if (by.size() > SIZE_MAX / 2 / lines) return heap.reserve(SIZE_MAX / 2).error();
   TRY(heap.reserve(text.footprint_bytes() + lines * by.size()));
-  bool line_begins = first;
-  return heap.string(text.map_pieces([&](std::string_view piece) {
-    std::string out;
-    for (const char c : piece) {
-      if (line_begins && (blank || c != '\n')) out += by;
-      line_begins = c == '\n';
-      out += c;
-    }
-    return out;
-  }));
+  const bool first = given[1] != nullptr && given[1]->truthy(), blank = given[2] != nullptr && given[2]->truthy();
+  return heap.string(indent_lines(text, by, first, blank));
 }
 
 Value as_string(JinjaHeap& heap, const JinjaValue& value, Arguments) {

@@ -96,8 +96,9 @@ class Writer {
         return put(jinja_float_text(value.as_double()));
       case JinjaKind::kString:
         TRY(grow(value.text().size()));
+        if (value.is_markup()) out_ += "Markup(";
         append_repr(out_, value.text());
-        return {};
+        return put(value.is_markup() ? ")" : "");
       case JinjaKind::kList:
         return repr_list(value);
       case JinjaKind::kDict:

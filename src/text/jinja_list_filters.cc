@@ -85,13 +85,33 @@ bool flag(const JinjaValue* value) {
   return value != nullptr && value->truthy();
 }
 
+// The attributes of "a,b.c" as a list, so that the first one that differs decides.
+Value sort_keys(JinjaHeap& heap, const JinjaValue& item, const JinjaValue* attribute, bool case_sensitive) {
+  Items keys;
+  if (!is_given(attribute) || !attribute->is(JinjaKind::kString)) {
+    TRY_ASSIGN(JinjaValue key, sort_key(heap, item, attribute, case_sensitive));
+    keys.push_back(std::move(key));
+    return heap.list(std::move(keys));
+  }
+  const std::string& names = attribute->text();
+  for (size_t begin = 0; begin <= names.size();) {
+    const size_t end = std::min(names.find(',', begin), names.size());
+    const JinjaValue name = JinjaValue::constant(JinjaString(names.substr(begin, end - begin), Origin::kTemplate));
+    TRY_ASSIGN(JinjaValue key, sort_key(heap, item, &name, case_sensitive));
+    keys.push_back(std::move(key));
+    begin = end + 1;
+  }
+  return heap.list(std::move(keys));
+}
+
 Value sort(JinjaHeap& heap, const JinjaValue& value, Arguments arguments) {
   TRY_ASSIGN(const auto given, jinja_bind("sort", arguments, {"reverse", "case_sensitive", "attribute"}, 0));
-  if (is_given(given[2]) && given[2]->is(JinjaKind::kString) && given[2]->text().find(',') != std::string::npos) {
-    return make_error(Code::kUnsupported, "sort by several attributes is not supported");
-  }
   TRY_ASSIGN(const auto list, jinja_iterate(heap, value));
-  TRY_ASSIGN(auto pairs, keyed(heap, list->items, given[2], flag(given[1])));
+  std::vector<JinjaPair> pairs;
+  for (const JinjaValue& item : list->items) {
+    TRY_ASSIGN(JinjaValue key, sort_keys(heap, item, given[2], flag(given[1])));
+    pairs.emplace_back(std::move(key), item);
+  }
   TRY(stable_sort(heap, pairs, flag(given[0])));
   return heap.list(values_of(pairs));
 }
@@ -201,7 +221,7 @@ Value reverse(JinjaHeap& heap, const JinjaValue& value, Arguments) {
   const bool was_generator = value.is_list(JinjaFlavour::kGenerator);
   TRY_ASSIGN(const auto list, jinja_iterate(heap, value));
   return heap.list(Items(list->items.rbegin(), list->items.rend()),
-                   was_generator || value.is(JinjaKind::kUndefined) ? JinjaFlavour::kList : JinjaFlavour::kGenerator);
+                   was_generator ? JinjaFlavour::kList : JinjaFlavour::kGenerator);
 }
 
 Value join(JinjaHeap& heap, const JinjaValue& value, Arguments arguments) {

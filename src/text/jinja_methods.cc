@@ -221,9 +221,7 @@ Value splitlines(JinjaHeap& heap, const JinjaValue& self, Arguments arguments) {
     size_t end = begin, next = begin;
     for (; next < source.size(); end = next) {
       const uint32_t code = utf8_next(source, &next);
-      const bool breaks = (code >= 0x0a && code <= 0x0d) || (code >= 0x1c && code <= 0x1e) || code == 0x85 ||
-                          code == 0x2028 || code == 0x2029;
-      if (!breaks) continue;
+      if (!is_python_line_break(code)) continue;
       if (code == '\r' && next < source.size() && source[next] == '\n') ++next;
       break;
     }

@@ -122,8 +122,9 @@ Result<JinjaValue> jinja_arithmetic(JinjaHeap& heap, std::string_view operation,
   if (operation == "%" && a.is(JinjaKind::kString)) return jinja_percent_format(heap, a.as_string(), b);
   if (a.is(JinjaKind::kUndefined)) return undefined_error(a);
   if (b.is(JinjaKind::kUndefined)) return undefined_error(b);
-  if (operation == "+" && (a.is_markup() || b.is_markup())) return add_markup(heap, a, b);
-  if (operation == "+" && a.is(JinjaKind::kString) && b.is(JinjaKind::kString)) {
+  const bool strings = a.is(JinjaKind::kString) && b.is(JinjaKind::kString);
+  if (operation == "+" && strings && (a.is_markup() || b.is_markup())) return add_markup(heap, a, b);
+  if (operation == "+" && strings) {
     TRY(heap.reserve(a.as_string().footprint_bytes() + b.as_string().footprint_bytes()));
     JinjaString text = a.as_string();
     text.append(b.as_string());

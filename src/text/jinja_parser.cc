@@ -84,15 +84,23 @@ class Parser : JinjaExpressionParser {
       out.action = name == "break" ? JinjaAction::kBreak : JinjaAction::kContinue;
       return expect_end_of_tag();
     }
-    if (name == "print") {
-      out.action = JinjaAction::kOutput;
-      TRY_ASSIGN(out.expression, tuple(true, false, {}));
-      return expect_end_of_tag();
-    }
+    if (name == "print") return print_tag(out);
     if (name.starts_with("end") || name == "else" || name == "elif") {
       return fail(Code::kCorrupt, out.at, "the tag '{}' closes nothing that is open here", name);
     }
     return fail(Code::kUnsupported, out.at, "the tag '{}' is not supported. Hint: known are {}", name, kTags);
+  }
+
+  Status print_tag(JinjaStatement& out) {
+    out.action = JinjaAction::kOutput;
+    std::vector<JinjaExpressionPtr> items;
+    while (now().kind != JinjaTokenKind::kBlockEnd) {
+      if (!items.empty()) TRY(expect_operator(","));
+      TRY_ASSIGN(JinjaExpressionPtr item, expression());
+      items.push_back(std::move(item));
+    }
+    TRY_ASSIGN(out.expression, make(JinjaNode::kConcat, out.at, std::move(items)));
+    return expect_end_of_tag();
   }
 
   // A body in which `break` and `continue` cannot reach a loop outside.

@@ -28,7 +28,7 @@ Result<bool> is_number(JinjaHeap&, const JinjaValue& value, Arguments) {
 }
 
 Result<bool> is_sequence(JinjaHeap&, const JinjaValue& value, Arguments) {
-  if (value.is(JinjaKind::kString) || value.is(JinjaKind::kDict)) return true;
+  if (value.is(JinjaKind::kString) || value.is(JinjaKind::kDict) || value.is(JinjaKind::kUndefined)) return true;
   return value.is_list(JinjaFlavour::kList) || value.is_list(JinjaFlavour::kTuple) ||
          value.is_list(JinjaFlavour::kRange);
 }

@@ -75,6 +75,7 @@ size_t utf8_offset(std::string_view text, size_t index);
 
 // The classes of Python's str methods.
 bool is_python_space(uint32_t code_point);
+bool is_python_line_break(uint32_t code_point);  // where splitlines splits
 bool is_python_printable(uint32_t code_point);
 bool is_python_alpha(uint32_t code_point);
 bool is_python_digit(uint32_t code_point);
