@@ -162,21 +162,21 @@ Result<Entry> read_entry(std::string_view name, JsonElement element, std::string
 // Places one tensor in the data.
 Status place_entry(std::string_view data, std::string_view place, Entry* entry) {
   TensorView& view = entry->tensor.view;
-  const std::string name = quote_name(entry->tensor.name);
+  const auto name = [&] { return quote_name(entry->tensor.name); };
   if (entry->begin > entry->end || entry->end > data.size()) {
     return make_error(Code::kCorrupt,
                       "{}: {}: data_offsets are [{}, {}], expected begin <= end <= {}, the size of the "
                       "data. Hint: an interrupted download?",
-                      place, name, entry->begin, entry->end, data.size());
+                      place, name(), entry->begin, entry->end, data.size());
   }
   const std::optional<int64_t> bytes = tensor_bytes(view.dtype, view.shape);
   if (!bytes) {
-    return make_error(Code::kCorrupt, "{}: {}: shape {} of {} overflows, expected less than 2^63 bytes", place, name,
+    return make_error(Code::kCorrupt, "{}: {}: shape {} of {} overflows, expected less than 2^63 bytes", place, name(),
                       shape_text(view.shape), dtype_name(view.dtype));
   }
   if (static_cast<uint64_t>(*bytes) != entry->end - entry->begin) {
     return make_error(Code::kCorrupt, "{}: {}: data_offsets [{}, {}] hold {} bytes, shape {} of {} needs {}", place,
-                      name, entry->begin, entry->end, entry->end - entry->begin, shape_text(view.shape),
+                      name(), entry->begin, entry->end, entry->end - entry->begin, shape_text(view.shape),
                       dtype_name(view.dtype), *bytes);
   }
   view.data = reinterpret_cast<const std::byte*>(data.data()) + entry->begin;
@@ -232,20 +232,22 @@ Result<Contents> parse(std::string_view file, std::string_view place) {
   return contents;
 }
 
-// The index: which shard holds which tensor.
+// The index: which shard holds which tensor. Names point into the document.
 struct Index {
-  std::vector<std::string> shards;                     // sorted, each once
-  std::unordered_map<std::string, std::string> where;  // tensor -> shard
+  JsonDocument document;
+  std::vector<std::string_view> shards;                          // sorted, each once
+  std::unordered_map<std::string_view, std::string_view> where;  // tensor -> shard
 };
 
 Result<Index> read_index(const std::string& path) {
   constexpr uint64_t kIndexLimitBytes = uint64_t{1} << 28;
   TRY_ASSIGN(const std::string text, read_file(path, kIndexLimitBytes));
-  TRY_ASSIGN(const JsonDocument document, JsonDocument::parse(text, path));
-  JsonObject map;
-  if (document.root().at_key("weight_map").get(map) != simdjson::SUCCESS)
-    return make_error(Code::kCorrupt, "{}: has no object 'weight_map', expected tensor names with their shards", path);
   Index index;
+  TRY_ASSIGN(index.document, JsonDocument::parse(text, path));
+  JsonObject map;
+  if (index.document.root().at_key("weight_map").get(map) != simdjson::SUCCESS)
+    return make_error(Code::kCorrupt, "{}: has no object 'weight_map', expected tensor names with their shards", path);
+  index.where.reserve(map.size());
   for (const auto& [name, element] : map) {
     std::string_view shard;
     if (element.get(shard) != simdjson::SUCCESS) {
@@ -318,7 +320,7 @@ Result<SafetensorsSet> SafetensorsSet::open(const std::string& path) {
   TRY_ASSIGN(Index index, read_index(index_path));
   std::vector<NamedTensor> tensors;
   tensors.reserve(index.where.size());
-  for (const std::string& shard : index.shards) {
+  for (std::string_view shard : index.shards) {
     const std::string shard_path = fmt::format("{}/{}", path, shard);
     if (!is_file(shard_path)) {
       return make_error(Code::kNotFound, "{}: names the shard {}, which is not in the folder. Hint: download it too",
