@@ -42,13 +42,12 @@ std::unique_ptr<Pattern> make_words();
 struct KnownPattern {
   const char* name;
   const char* regex;
-  const char* pcre;  // the same in PCRE2's words where translation cannot reach (nullptr: translate `regex`)
+  const char* plain;  // the same without what cannot be translated (nullptr: `regex` itself)
 };
 const std::vector<KnownPattern>& known_patterns();
 std::unique_ptr<Pattern> make_scanner(std::string_view regex);    // null when not a known regex
 std::unique_ptr<Pattern> make_class_run(std::string_view regex);  // null when not of the shape \s?[...]+
 Result<std::unique_ptr<Pattern>> make_regex(std::string_view regex, std::string_view place);
-Result<std::unique_ptr<Pattern>> make_pcre(std::string_view pcre, std::string_view name, std::string_view place);
 Result<std::string> translate_regex(std::string_view regex, std::string_view place);
 
 // Walks over a text: matches and what lies between them, in order, covering it. An empty match that touches the

@@ -44,11 +44,12 @@ uint32_t category_mask(std::string_view name) {
 constexpr std::string_view kSpaceSet =
     R"(\x09-\x0d\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
 constexpr std::string_view kWordSet =
-    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})"
-    R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
 
-std::string word_set() {
-  return std::string(kWordSet) + newer_ranges(kL | kM | kNd | kNl);
+// Alone, \w also takes the raised digits and fractions of Latin-1; inside brackets it does not.
+std::string word_set(bool alone) {
+  return std::string(kWordSet) + newer_ranges(kL | kM | kNd | kNl) +
+         (alone ? R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})" : "");
 }
 
 class PcrePattern : public Pattern {
@@ -156,7 +157,7 @@ class Translator {
       }
       if (kind == 'W' || kind == 'H') return refuse(fmt::format("'\\{}' inside brackets", kind));
       if (kind == 's' || kind == 'w' || kind == 'h') {
-        out_ += kind == 's' ? std::string(kSpaceSet) : kind == 'w' ? word_set() : "0-9a-fA-F";
+        out_ += kind == 's' ? std::string(kSpaceSet) : kind == 'w' ? word_set(false) : "0-9a-fA-F";
         at_ += 2;
         return {};
       }
@@ -164,13 +165,13 @@ class Translator {
       set(kSpaceSet, kind == 'S');
       return {};
     } else if (kind == 'w' || kind == 'W') {
-      set(word_set(), kind == 'W');
+      set(word_set(true), kind == 'W');
       return {};
     } else if (kind == 'h' || kind == 'H') {
       set("0-9a-fA-F", kind == 'H');
       return {};
     } else if (kind == 'b' || kind == 'B') {
-      const std::string word = fmt::format("[{}]", word_set());
+      const std::string word = fmt::format("[{}]", word_set(true));
       out_ += kind == 'b' ? fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word)
                           : fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", word);
       at_ += 2;
@@ -245,12 +246,6 @@ class Translator {
   std::string out_;
 };
 
-}  // namespace
-
-Result<std::string> translate_regex(std::string_view regex, std::string_view place) {
-  return Translator(regex, place).run();
-}
-
 Result<std::unique_ptr<Pattern>> make_pcre(std::string_view pcre, std::string_view name, std::string_view place) {
   int error = 0;
   PCRE2_SIZE at = 0;
@@ -270,6 +265,12 @@ Result<std::unique_ptr<Pattern>> make_pcre(std::string_view pcre, std::string_vi
                       name, reason, at);
   }
   return std::unique_ptr<Pattern>(std::make_unique<PcrePattern>(code, std::string(name)));
+}
+
+}  // namespace
+
+Result<std::string> translate_regex(std::string_view regex, std::string_view place) {
+  return Translator(regex, place).run();
 }
 
 Result<std::unique_ptr<Pattern>> make_regex(std::string_view regex, std::string_view place) {

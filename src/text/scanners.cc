@@ -225,9 +225,9 @@ constexpr const char* kKimi =
     R"([\p{Han}]+|)" WL_LEAD "[" WL_UPPER R"(&&[^\p{Han}]]*[)" WL_LOWER R"(&&[^\p{Han}]]+)" WL_CONTRACTIONS "?|" WL_LEAD
     "[" WL_UPPER R"(&&[^\p{Han}]]+[)" WL_LOWER R"(&&[^\p{Han}]]*)" WL_CONTRACTIONS
     R"(?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|)" WL_SPACES;
-constexpr const char* kKimiPcre =
-    R"([\p{sc:Han}]+|)" WL_LEAD R"((?:(?!\p{sc:Han})[)" WL_UPPER R"(])*(?:(?!\p{sc:Han})[)" WL_LOWER
-    "])+" WL_CONTRACTIONS "?|" WL_LEAD R"((?:(?!\p{sc:Han})[)" WL_UPPER R"(])+(?:(?!\p{sc:Han})[)" WL_LOWER
+constexpr const char* kKimiPlain =
+    R"([\p{Han}]+|)" WL_LEAD R"((?:(?!\p{Han})[)" WL_UPPER R"(])*(?:(?!\p{Han})[)" WL_LOWER
+    "])+" WL_CONTRACTIONS "?|" WL_LEAD R"((?:(?!\p{Han})[)" WL_UPPER R"(])+(?:(?!\p{Han})[)" WL_LOWER
     "])*" WL_CONTRACTIONS R"(?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|)" WL_SPACES;
 constexpr const char* kDeepseekV3 = R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?)"
                                     R"([\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|)" WL_SPACES;
@@ -241,7 +241,7 @@ const std::vector<KnownScanner>& known_scanners() {
       {{"qwen35", kQwen35, nullptr}, cl100k<Digits::kOne, kL | kM>},
       {{"o200k", kO200k, nullptr}, o200k<O200kRules{Digits::kThree, true, true, false}>},
       {{"tekken", kTekken, nullptr}, o200k<O200kRules{Digits::kOne, false, true, false}>},
-      {{"kimi-k2", kKimi, kKimiPcre}, o200k<O200kRules{Digits::kThree, true, false, true}>},
+      {{"kimi-k2", kKimi, kKimiPlain}, o200k<O200kRules{Digits::kThree, true, false, true}>},
       {{"deepseek-v3", kDeepseekV3, nullptr}, deepseek_v3},
   };
   return scanners;

@@ -1,10 +1,36 @@
 // Reads tokenizer_config.json. See tokenizer_config.h.
 #include "text/tokenizer_config.h"
 
+#include <algorithm>
+
 #include "base/json.h"
 
 namespace westlake {
 namespace {
+
+// transformers writes 10^30 for "no limit" as an integer of 31 digits, which no parser of 64-bit numbers takes:
+// integers that long get ".0" behind them and are read as doubles.
+std::string with_short_integers(std::string_view text) {
+  std::string out;
+  out.reserve(text.size() + 16);
+  bool in_text = false;
+  for (size_t at = 0; at < text.size();) {
+    const char c = text[at];
+    size_t size = 1;
+    if (in_text && c == '\\') {
+      size = std::min<size_t>(2, text.size() - at);
+    } else if (c == '"') {
+      in_text = !in_text;
+    } else if (!in_text && c >= '0' && c <= '9') {
+      size = std::min(text.find_first_not_of("0123456789.eE+-", at), text.size()) - at;
+    }
+    const std::string_view part = text.substr(at, size);
+    out += part;
+    if (size > 18 && part.find_first_not_of("0123456789") == std::string_view::npos) out += ".0";
+    at += size;
+  }
+  return out;
+}
 
 // A token is a text, or an AddedToken object with a "content".
 Status read_token(const JsonObject& object, std::string_view key, std::string_view place, std::string* out) {
@@ -60,7 +86,7 @@ const std::string* TokenizerConfig::chat_template(std::string_view name) const {
 }
 
 Result<TokenizerConfig> read_tokenizer_config(std::string_view text, std::string_view place) {
-  TRY_ASSIGN(const JsonDocument document, JsonDocument::parse(text, place));
+  TRY_ASSIGN(const JsonDocument document, JsonDocument::parse(with_short_integers(text), place));
   JsonObject object;
   if (document.root().get(object) != simdjson::SUCCESS) {
     return make_error(Code::kCorrupt, "{}: is {}, expected an object", place, json_preview(document.root()));

@@ -5,8 +5,10 @@
 // Source: llama.cpp, src/llama-vocab.cpp (names, flags) and the tokenizer.json of the families (the pipelines).
 #include <algorithm>
 
+#include "text/byte_level.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_model.h"
+#include "text/unicode.h"
 
 namespace westlake {
 namespace {
@@ -109,6 +111,11 @@ Result<const Preset*> find_preset(std::string_view name, std::string_view place)
                     Tokenizer::supported_gguf_names());
 }
 
+bool is_byte_char(std::string_view text) {
+  const Utf8Char c = utf8_at(text.data());
+  return c.size == text.size() && char_to_byte(c.code) >= 0;
+}
+
 Status read_tokens(const GgufVocab& source, std::string_view place, TokenizerModel& model) {
   size_t bytes = 0;
   for (const std::string_view token : source.tokens) bytes += token.size();
@@ -129,6 +136,8 @@ Status read_tokens(const GgufVocab& source, std::string_view place, TokenizerMod
       token.id = id;
       token.content = text;
       token.special = type != kUserDefined;
+      // One character of the byte alphabet is that byte too, as in the tokenizer.json of DeepSeek Coder.
+      if (type == kUserDefined && text.size() <= 2 && is_byte_char(text)) model.bpe.vocab.add(text, id);
       TRY(model.add_token(std::move(token), place));
     } else if (!model.bpe.vocab.add(text, id)) {
       return make_error(Code::kCorrupt, "{}: token {} is '{}', which is token {} already", place, id, text,
@@ -197,7 +206,7 @@ Result<Tokenizer> Tokenizer::from_gguf(const GgufVocab& source, std::string_view
   TRY(set_preset(*preset, source.add_space_prefix, place, *model));
   TRY(read_tokens(source, place, *model));
   TRY(read_merges(source, place, *model));
-  TRY(model->finish(place));
+  TRY(model->finish(static_cast<int32_t>(source.tokens.size()), place));
   TRY_ASSIGN(TokenEnds ends, read_ends(source, *preset, place));
   return Tokenizer(std::move(model), std::move(ends));
 }

@@ -277,7 +277,7 @@ Result<Tokenizer> Tokenizer::from_json(std::string_view text, std::string_view p
   TRY(read_added_tokens(root, place, *model));
   TRY(read_post_processor(member(root, "post_processor"), fmt::format("{}: post_processor", place), ends));
   TRY(check_decoder(member(root, "decoder"), fmt::format("{}: decoder", place)));
-  TRY(model->finish(place));
+  TRY(model->finish(0, place));
   model->post_processor_json = simdjson::minify(member(root, "post_processor"));
   if (ends.before.size() == 1) ends.bos = ends.before[0];
   for (const int32_t id : ends.before) {

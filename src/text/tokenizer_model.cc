@@ -57,10 +57,10 @@ Status TokenizerModel::add_merge(std::string_view left, std::string_view right, 
   return {};
 }
 
-Status TokenizerModel::finish(std::string_view place) {
+Status TokenizerModel::finish(int32_t ids, std::string_view place) {
   std::sort(added.begin(), added.end(), [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
   const int32_t last_added = added.empty() ? 0 : added.back().id + 1;
-  const int32_t end = std::max(bpe.vocab.id_end(), last_added);
+  const int32_t end = std::max({ids, bpe.vocab.id_end(), last_added});
   added_index.assign(static_cast<size_t>(end), -1);
   bpe.never_from_text.assign(static_cast<size_t>(end), false);
   std::vector<std::string> decoded(added.size());  // what the decoder is given for an added token

@@ -44,8 +44,8 @@ struct TokenizerModel {
   // Adds merge number `rank`. Errors: kCorrupt when a token of it is unknown.
   Status add_merge(std::string_view left, std::string_view right, uint32_t rank, std::string_view place);
 
-  // After all tokens: bytes of ids, finders, tables. Call once.
-  Status finish(std::string_view place);
+  // After all tokens: bytes of ids, finders, tables, for `ids` ids at least. Call once.
+  Status finish(int32_t ids, std::string_view place);
 
   int32_t id_end() const { return static_cast<int32_t>(added_index.size()); }
   int32_t find_added(std::string_view content) const;  // index into `added`, -1
