@@ -106,7 +106,7 @@ inline RowGroup row_group(const Mat& w, int64_t r, int64_t end, std::byte* copy)
 // at a time, the requests fill the queue of misses and everything else waits behind them (half the speed).
 inline void prefetch_next(const RowGroup& group, int64_t offset, int64_t bytes) {
   const std::byte* next = group.data + kLanes * group.stride + kLanes * offset;
-  for (int64_t i = 0; i < kLanes * bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(next + i), _MM_HINT_T0);
+  for (int64_t i = 0; i < kLanes * bytes; i += 64) prefetch(next + i);
 }
 
 template <typename Format>

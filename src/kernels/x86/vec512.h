@@ -188,8 +188,7 @@ KERNEL_INLINE Ints load_rows_u32(const std::byte* p, int64_t stride) {
                           two_u32(p + 2 * stride, stride), two_u32(p, stride));
 }
 
-// ---------------------------------------------------------------------------------------------------- int8 dot
-// products
+// ---------------------------------------------------------------------------------------------------------- int8 dots
 
 KERNEL_INLINE Ints broadcast_4(const void* p) {
   int32_t x;
