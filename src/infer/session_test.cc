@@ -19,7 +19,8 @@ const std::string kModels = WESTLAKE_SOURCE_DIR "/tests/golden/models/";
 constexpr float kMlaFormsBound = 1e-4f;
 
 struct Opened {
-  explicit Opened(const std::string& name, std::string_view kernels = "ref") : folder(kModels + name) {
+  explicit Opened(const std::string& name, std::string_view kernels = "ref", int threads = 1)
+      : folder(kModels + name), pool(threads) {
     context = std::make_unique<Context>(Context{*kernels_by_name(kernels), pool, true});
     checkpoint = std::make_unique<Checkpoint>(value(Checkpoint::open(folder)));
     model = std::make_unique<Model>(value(Model::bind(*checkpoint)));
@@ -53,7 +54,7 @@ struct Opened {
   }
 
   std::string folder;
-  ThreadPool pool{2};
+  ThreadPool pool;
   std::unique_ptr<Context> context;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Model> model;
@@ -108,7 +109,7 @@ TEST_P(SessionOn, DecodeEqualsPrefill) {
 
 TEST_P(SessionOn, GreedyText) {
   for (const KernelTable* kernels : available_kernels()) {
-    const Opened m(GetParam(), kernels->name);
+    const Opened m(GetParam(), kernels->name, 2);
     Session s = m.session();
     GenerateOptions options;
     options.max_tokens = static_cast<int64_t>(m.greedy.size());
