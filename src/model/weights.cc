@@ -164,10 +164,35 @@ bool has_mtp(const ModelConfig& config, const TensorSource& source) {
                                                           : "model.layers." + layer + ".eh_proj.weight") != nullptr;
 }
 
+// The table of a model is as large as its config says; a config must not ask for more than the file can back.
+Status check_counts(const ModelConfig& config, const TensorSource& source) {
+  const int64_t names = static_cast<int64_t>(source.names.size());
+  int64_t moe_layers = 0;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) moe_layers += config.is_moe_layer(i);
+  const bool stacked = source.format == WeightFormat::kGguf;
+  if (config.num_hidden_layers > names || (!stacked && 3 * moe_layers * config.n_routed_experts > names)) {
+    return make_error(Code::kCorrupt,
+                      "{}: holds {} tensors, config says {} layers, {} of them with {} experts. Hint: files of two "
+                      "checkpoints mixed?",
+                      source.place, names, config.num_hidden_layers, moe_layers, config.n_routed_experts);
+  }
+  for (int64_t i = 0; stacked && i < config.num_hidden_layers; ++i) {
+    if (!config.is_moe_layer(i)) continue;
+    const std::string name = "blk." + std::to_string(i) + ".ffn_gate_exps.weight";
+    const TensorView* view = source.find(name);
+    if (view != nullptr && !view->shape.empty() && view->shape[0] == config.n_routed_experts) continue;
+    return make_error(view == nullptr ? Code::kNotFound : Code::kCorrupt,
+                      "{}: tensor '{}' is {}, expected the weights of {} experts", source.place, name,
+                      view == nullptr ? "missing" : shape_text(view->shape), config.n_routed_experts);
+  }
+  return {};
+}
+
 }  // namespace
 
 Status bind_weights(const ModelConfig& config, const TensorSource& source, Weights* weights,
                     const BindOptions& options) {
+  TRY(check_counts(config, source));
   Binder binder(config, source, options, weights);
   for (const WeightSpec& spec : weight_table(config, source.format, has_mtp(config, source), weights))
     TRY(binder.bind(spec));
