@@ -177,7 +177,7 @@ struct JinjaNamespace {
 };
 
 struct JinjaLimits {
-  uint64_t steps = 20'000'000;             // nodes evaluated and elements or 16 bytes handled; about a second
+  uint64_t steps = 4'000'000;              // nodes evaluated and elements or 16 bytes handled; some tenths of a second
   size_t live_bytes = size_t{64} << 20;    // strings and containers alive at one time, beyond a multiple of the request
   size_t output_bytes = size_t{64} << 20;  // length of the rendered text, beyond the same multiple
   int depth = 600;                         // nested evaluations: expressions, blocks and macro calls together
