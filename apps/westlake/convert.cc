@@ -1,7 +1,6 @@
 // westlake convert: a model folder or GGUF file into a GGUF file or a model folder.
 #include <fmt/format.h>
 
-#include <csignal>
 #include <cstdio>
 #include <optional>
 
@@ -10,8 +9,8 @@
 #include "base/progress.h"
 #include "model/gguf_export.h"
 #include "model/hf_export.h"
+#include "westlake/cancel_flag.h"
 #include "westlake/command.h"
-#include "westlake/interrupt.h"
 #include "westlake/runtime.h"
 
 namespace westlake {
@@ -52,12 +51,12 @@ Status convert(const Options& options) {
   TRY_ASSIGN(const std::string in, resolve_model(options.in));
   TRY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(in));
   ThreadPool pool(options.threads > 0 ? options.threads : hardware_threads());
-  const InterruptFlag interrupt;
+  const CancelFlag cancel;
   std::optional<Progress> line;
   const ExportProgress progress = [&](uint64_t done, uint64_t total) {
     if (!line) line.emplace("writing", total, "bytes");
     line->update(done);
-    return !interrupt.raised();
+    return !cancel.raised();
   };
   const int64_t start = now_ns();
   const bool gguf = options.out.ends_with(".gguf");

@@ -8,8 +8,8 @@
 #include "base/progress.h"
 #include "formats/gguf.h"
 #include "model/synth.h"
+#include "westlake/cancel_flag.h"
 #include "westlake/command.h"
-#include "westlake/interrupt.h"
 
 namespace westlake {
 namespace {
@@ -49,13 +49,13 @@ Status synth(const Options& options) {
   how.seed = options.seed;
   how.name = options.preset + " with random weights";
   ThreadPool pool(options.threads > 0 ? options.threads : hardware_threads());
-  const InterruptFlag interrupt;
+  const CancelFlag cancel;
   std::optional<Progress> line;
   const int64_t start = now_ns();
   const auto report = write_synthetic_gguf(pool, config, options.out, how, [&](uint64_t done, uint64_t total) {
     if (!line) line.emplace("writing", total, "bytes");
     line->update(done);
-    return !interrupt.raised();
+    return !cancel.raised();
   });
   line.reset();
   if (!report.ok()) return report.error();

@@ -182,8 +182,26 @@ DType head_dtype(DType quant) {
 
 }  // namespace
 
-void ExportNotes::add(std::string note) {
-  if (std::find(notes_.begin(), notes_.end(), note) == notes_.end()) notes_.push_back(std::move(note));
+void ExportNotes::add_fallback(DType wanted, DType kept, std::string_view tensor, int64_t cols) {
+  for (Fallback& f : fallbacks_) {
+    if (f.wanted == wanted && f.kept == kept) {
+      ++f.tensors;
+      return;
+    }
+  }
+  fallbacks_.push_back({wanted, kept, std::string(tensor), cols, 1});
+}
+
+std::vector<std::string> ExportNotes::all() const {
+  std::vector<std::string> notes = notes_;
+  for (const Fallback& f : fallbacks_) {
+    const std::string whose =
+        f.tensors == 1 ? fmt::format("'{}' has rows of {}, which", f.first, f.cols)
+                       : fmt::format("{} tensors ('{}' with rows of {} is the first)", f.tensors, f.first, f.cols);
+    notes.push_back(fmt::format("{} {} no whole blocks of {}: kept as {}", whose, f.tensors == 1 ? "are" : "have",
+                                dtype_name(f.wanted), dtype_name(f.kept)));
+  }
+  return notes;
 }
 
 Status set_architecture_keys(const ModelConfig& c, std::string_view place, GgufMetadata* out, ExportNotes* notes) {
@@ -281,8 +299,7 @@ ExportDType gguf_dtypes(const ModelConfig& config, DType quant, ExportNotes* not
     DType dtype = head ? head_dtype(quant) : quant;
     while (cols % dtype_info(dtype).block_elements != 0) {
       const DType next = smaller_blocks(dtype);
-      notes->add(fmt::format("some rows (of {} numbers, as in '{}') are no whole blocks of {}; they are kept as {}",
-                             cols, spec.gguf_name, dtype_name(dtype), dtype_name(next)));
+      notes->add_fallback(dtype, next, spec.gguf_name, cols);
       dtype = next;
     }
     return dtype;

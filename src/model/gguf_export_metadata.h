@@ -19,11 +19,19 @@ namespace westlake {
 // Sentences for the user, each once: what llama.cpp will do differently, which tensors fell back to another format.
 class ExportNotes {
  public:
-  void add(std::string note);
-  const std::vector<std::string>& all() const { return notes_; }
+  void add(std::string note) { notes_.push_back(std::move(note)); }
+  // A tensor whose rows are no whole blocks of `wanted`.
+  void add_fallback(DType wanted, DType kept, std::string_view tensor, int64_t cols);
+  std::vector<std::string> all() const;
 
  private:
+  struct Fallback {
+    DType wanted, kept;
+    std::string first;  // tensor
+    int64_t cols, tensors;
+  };
   std::vector<std::string> notes_;
+  std::vector<Fallback> fallbacks_;
 };
 
 // general.architecture and everything under its prefix. Errors: kUnsupported for what the format has no key for.

@@ -40,7 +40,7 @@ std::string config_text(const ModelConfig& config, DType dtype, const SpecialIds
 
 std::string generation_text(const SpecialIds& ids) {
   JsonWriter json;
-  json.begin_object().key("_from_model_config").value(true);
+  json.begin_object();
   write_ids(json, ids);
   json.end_object();
   return json.text() + "\n";

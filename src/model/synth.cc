@@ -62,7 +62,6 @@ bool is_norm(const WeightSpec& spec) {
 
 float deviation(const WeightSpec& spec) {
   if (spec.shape.size() == 1) return 0.02f;
-  if (spec.name == "model.embed_tokens.weight") return 1;
   return static_cast<float>(1 / std::sqrt(static_cast<double>(spec.shape.back())));
 }
 
