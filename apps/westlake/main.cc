@@ -1,7 +1,23 @@
 // westlake: one binary, one file a subcommand.
 #include <cstdio>
+#include <new>
 
 #include "westlake/command.h"
+
+namespace {
+
+// Memory is the one thing that the library takes by exception: a model that does not fit is the world's doing.
+westlake::Status run(const westlake::Action& action) {
+  try {
+    return action();
+  } catch (const std::bad_alloc&) {
+    return westlake::make_error(westlake::Code::kExhausted,
+                                "out of memory. Hint: a smaller model, quantisation or --ctx; westlake inspect says "
+                                "what fits");
+  }
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace westlake;
@@ -21,8 +37,12 @@ int main(int argc, char** argv) {
   add_bench(app, &action);
   add_perplexity(app, &action);
   add_pull(app, &action);
-  CLI11_PARSE(app, argc, argv);
-  const Status status = action();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;  // 0: --help
+  }
+  const Status status = run(action);
   if (status.ok()) return 0;
   if (!status.error().message.empty()) std::fprintf(stderr, "westlake: %s\n", status.error().message.c_str());
   return status.error().code == Code::kCancelled ? 130 : 1;

@@ -68,6 +68,13 @@ TEST(File, FullDiskIsAnErrorAndLeavesTheOldFile) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(File, DevicesAndPipesStayWhatTheyAre) {
+  ASSERT_TRUE(write_file("/dev/null", "gone").ok());
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  EXPECT_FALSE(write_file("/dev/full", "text").ok());
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/full"));
+}
+
 TEST(ThreadPool, EveryIndexOnce) {
   for (int threads : {1, 2, 3, 8}) {
     ThreadPool pool(threads);

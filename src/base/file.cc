@@ -92,6 +92,12 @@ void release_pages(std::span<const std::byte> mapped) {
 Result<AtomicFile> AtomicFile::create(const std::string& path) {
   AtomicFile file;
   file.path_ = path;
+  struct stat info {};
+  if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) {
+    file.fd_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);  // a device or a pipe: renaming would replace it
+    if (file.fd_ < 0) return open_error(path, errno);
+    return file;
+  }
   file.temporary_ = fmt::format("{}.{}.tmp", path, getpid());
   file.fd_ = ::open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (file.fd_ < 0) {
@@ -155,10 +161,10 @@ Status AtomicFile::pad_to(size_t alignment) {
 
 Status AtomicFile::commit() {
   TRY(flush());
-  if (fsync(fd_) != 0) return make_error(Code::kIo, "{}: cannot sync: {}", path_, errno_text(errno));
+  if (fsync(fd_) != 0 && !temporary_.empty()) return make_error(Code::kIo, "{}: cannot sync: {}", path_, errno_text(errno));
   const int closed = ::close(std::exchange(fd_, -1));
   if (closed != 0) return make_error(Code::kIo, "{}: cannot close: {}", path_, errno_text(errno));
-  if (rename(temporary_.c_str(), path_.c_str()) != 0)
+  if (!temporary_.empty() && rename(temporary_.c_str(), path_.c_str()) != 0)
     return make_error(Code::kIo, "{}: cannot rename {} to it: {}", path_, temporary_, errno_text(errno));
   temporary_.clear();
   return {};

@@ -36,7 +36,7 @@ class MappedFile {
 };
 
 // Writes PATH through PATH.<pid>.tmp. Nothing is visible under PATH before commit() has returned ok; a writer that is
-// destroyed without commit() removes its temporary file.
+// destroyed without commit() removes its temporary file. A device or a pipe is written to as it is.
 class AtomicFile {
  public:
   static Result<AtomicFile> create(const std::string& path);
