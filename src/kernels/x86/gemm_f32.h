@@ -31,6 +31,7 @@ struct LoadF16 {
   static constexpr int kBytes = 2;
   static Floats full(const std::byte* p) { return load_f16(p); }
 };
+// Without its scale, and divided by 256: fp8_factor() puts both back.
 struct LoadF8 {
   static constexpr int kBytes = 1;
   static Floats full(const std::byte* p) { return load_e4m3(p); }
@@ -42,19 +43,22 @@ inline Floats load_tail(const std::byte* p, int64_t n) {
   return Load::full(copy);
 }
 
-inline float fp8_scale(const Mat& w, int64_t row, int64_t block) {
-  if (w.scales == nullptr) return 1;
+// 256 x the scale of a block of 128 x 128. Exact; a scale of 2^120 or more becomes infinite.
+inline float fp8_factor(const Mat& w, int64_t row, int64_t block) {
+  float scale = 1;
   const int64_t i = row / Mat::kScaleBlock * w.scale_cols() + block;
-  if (w.scale_dtype == DType::kF8E8M0) return e8m0_to_float(static_cast<uint8_t>(w.scales[i]));
-  float scale;
-  std::memcpy(&scale, w.scales + 4 * i, 4);
-  return scale;
+  if (w.scales != nullptr && w.scale_dtype == DType::kF8E8M0) {
+    scale = e8m0_to_float(static_cast<uint8_t>(w.scales[i]));
+  } else if (w.scales != nullptr) {
+    std::memcpy(&scale, w.scales + 4 * i, 4);
+  }
+  return 256 * scale;
 }
 
 // ------------------------------------------------------------------------------------------------- the register tile
 
-// sums[r][t] += w[r][k] x[t][k] over n columns. `sums` is [R][ld_sums] registers in memory. scale: R factors of the
-// weights (FP8), or null.
+// sums[r][t] += w[r][k] x[t][k] over n columns. `sums` is [R][ld_sums] registers in memory. scale: fp8_factor() of each
+// row, or null.
 template <typename Load, int R, int NT>
 inline void multiply(const std::byte* w, int64_t w_stride, const float* scale, const float* x, int64_t ldx, int64_t n,
                      Floats* sums, int64_t ld_sums) {
@@ -66,12 +70,26 @@ inline void multiply(const std::byte* w, int64_t w_stride, const float* scale, c
     for (int t = 0; t < NT; ++t) sum[r][t] = sums[r * ld_sums + t];
   }
   int64_t k = 0;
+  if constexpr (Load::kBytes == 1 && NT == 1) {
+    for (; k + kE4m3Vectors * kLanes <= n; k += kE4m3Vectors * kLanes) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        Floats weights[kE4m3Vectors];
+        prefetch(w + (R + r) * w_stride + k);
+        load_e4m3_vectors(w + r * w_stride + k, weights);
+#pragma GCC unroll 4
+        for (int v = 0; v < kE4m3Vectors; ++v)
+          sum[r][0] = fma(mul(weights[v], factor[r]), load(x + k + v * kLanes), sum[r][0]);
+      }
+    }
+  }
   for (; k + kLanes <= n; k += kLanes) {
     Floats values[NT];
 #pragma GCC unroll 6
     for (int t = 0; t < NT; ++t) values[t] = load(x + t * ldx + k);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
+      if constexpr (Load::kBytes == 2) prefetch(w + (R + r) * w_stride + k * Load::kBytes);
       Floats weights = Load::full(w + r * w_stride + k * Load::kBytes);
       if constexpr (Load::kBytes == 1) weights = mul(weights, factor[r]);
 #pragma GCC unroll 6
@@ -132,7 +150,7 @@ inline void rows_direct(const Mat& w, int64_t row, const float* x, int64_t ldx, 
     for (int64_t k = 0; k < w.cols; k += step) {
       float scale[R];
       if constexpr (Load::kBytes == 1) {
-        for (int r = 0; r < R; ++r) scale[r] = fp8_scale(w, row + r, k / Mat::kScaleBlock);
+        for (int r = 0; r < R; ++r) scale[r] = fp8_factor(w, row + r, k / Mat::kScaleBlock);
       }
       multiply<Load, R, 1>(w.row(row) + k * Load::kBytes, w.row_bytes, Load::kBytes == 1 ? scale : nullptr,
                            x + t * ldx + k, ldx, w.cols - k < step ? w.cols - k : step, sums, 1);
@@ -158,7 +176,7 @@ inline void numbers_to_panel(const Mat& w, int64_t row, int64_t rows, int64_t k0
     for (int64_t begin = 0; begin < n; begin += step) {
       const int64_t end = n - begin < step ? n : begin + step;
       Floats factor = zero();
-      if constexpr (Load::kBytes == 1) factor = set(fp8_scale(w, row + r, (k0 + begin) / Mat::kScaleBlock));
+      if constexpr (Load::kBytes == 1) factor = set(fp8_factor(w, row + r, (k0 + begin) / Mat::kScaleBlock));
       int64_t k = begin;
       for (; k + kLanes <= end; k += kLanes) {
         Floats v = Load::full(p + k * Load::kBytes);

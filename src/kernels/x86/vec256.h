@@ -82,15 +82,18 @@ KERNEL_INLINE Floats load_bf16(const void* p) {
 KERNEL_INLINE Floats load_f16(const void* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
-// e4m3 is moved to the places of f16, whose exponent is biased by 8 more: value = f16 * 2^8. 0x7f is NaN.
+// e4m3 / 256: its bits moved to the places of f16, whose exponent is biased by 8 more. 0x7f is NaN. A byte b becomes
+// b << 7, and its sign, now in bit 14, moves on by being added to itself.
 KERNEL_INLINE Floats load_e4m3(const void* p) {
-  const __m128i bits = _mm_cvtepu8_epi16(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
-  const __m128i magnitude = _mm_and_si128(bits, _mm_set1_epi16(0x7f));
-  const __m128i nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f));
-  const __m128i sign = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi16(0x80)), 8);
-  const __m128i half =
-      _mm_or_si128(_mm_or_si128(_mm_slli_epi16(magnitude, 7), sign), _mm_and_si128(nan, _mm_set1_epi16(0x7fff)));
-  return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0f));
+  const __m128i bytes = _mm_cvtepu8_epi16(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+  const __m128i nan = _mm_cmpeq_epi16(_mm_or_si128(bytes, _mm_set1_epi16(0x80)), _mm_set1_epi16(0xff));
+  const __m128i moved = _mm_slli_epi16(bytes, 7);
+  const __m128i half = _mm_add_epi16(moved, _mm_and_si128(moved, _mm_set1_epi16(0x4000)));
+  return _mm256_cvtph_ps(_mm_or_si128(half, _mm_and_si128(nan, _mm_set1_epi16(0x7fff))));
+}
+constexpr int kE4m3Vectors = 1;
+KERNEL_INLINE void load_e4m3_vectors(const void* p, Floats (&v)[kE4m3Vectors]) {
+  v[0] = load_e4m3(p);
 }
 KERNEL_INLINE Floats load_u8(const void* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));

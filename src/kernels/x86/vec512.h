@@ -88,15 +88,29 @@ KERNEL_INLINE Floats load_bf16(const void* p) {
 KERNEL_INLINE Floats load_f16(const void* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
 }
-// e4m3 is moved to the places of f16, whose exponent is biased by 8 more: value = f16 * 2^8. 0x7f is NaN.
+// e4m3 / 256: its bits moved to the places of f16, whose exponent is biased by 8 more. 0x7f is NaN. A byte b becomes
+// b << 7, and its sign, now in bit 14, moves on by being added to itself.
 KERNEL_INLINE Floats load_e4m3(const void* p) {
-  const __m256i bits = _mm256_cvtepu8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
-  const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi16(0x7f));
-  const __m256i nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
-  const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(bits, _mm256_set1_epi16(0x80)), 8);
-  const __m256i half = _mm256_or_si256(_mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign),
-                                       _mm256_and_si256(nan, _mm256_set1_epi16(0x7fff)));
-  return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0f));
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  const __mmask16 nan = _mm_cmpeq_epi8_mask(_mm_or_si128(bytes, _mm_set1_epi8(-128)), _mm_set1_epi8(-1));
+  const __m256i moved = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 7);
+  const __m256i half = _mm256_add_epi16(moved, _mm256_and_si256(moved, _mm256_set1_epi16(0x4000)));
+  return _mm512_cvtph_ps(_mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(0x7fff)));
+}
+// The same for 64 numbers at a time: half the instructions.
+constexpr int kE4m3Vectors = 4;
+KERNEL_INLINE void load_e4m3_vectors(const void* p, Floats (&v)[kE4m3Vectors]) {
+  const Ints bytes = _mm512_loadu_si512(p);
+  const __mmask64 nan = _mm512_cmpeq_epi8_mask(_mm512_or_si512(bytes, _mm512_set1_epi8(-128)), _mm512_set1_epi8(-1));
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m256i part = _mm256_loadu_si256(static_cast<const __m256i*>(p) + i);
+    const Ints moved = _mm512_slli_epi16(_mm512_cvtepu8_epi16(part), 7);
+    Ints half = _mm512_add_epi16(moved, _mm512_and_si512(moved, _mm512_set1_epi16(0x4000)));
+    half = _mm512_mask_mov_epi16(half, static_cast<__mmask32>(nan >> (32 * i)), _mm512_set1_epi16(0x7fff));
+    v[2 * i] = _mm512_cvtph_ps(_mm512_castsi512_si256(half));
+    v[2 * i + 1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1));
+  }
 }
 KERNEL_INLINE Floats load_u8(const void* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
@@ -241,11 +255,16 @@ KERNEL_INLINE uint32_t largest_magnitude_bits(const Block32& x) {
 }
 // qs = round(x * inverse), ties to even, and the sums of its two halves.
 KERNEL_INLINE void store_rounded(const Block32& x, float inverse, int8_t* qs, int16_t* sums) {
-  for (int half = 0; half < 2; ++half) {
-    const Ints q = _mm512_cvtps_epi32(mul(x.v[half], set(inverse)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(qs + 16 * half), _mm512_cvtepi32_epi8(q));
-    sums[half] = static_cast<int16_t>(_mm512_reduce_add_epi32(q));
-  }
+  const Floats factor = set(inverse);
+  const __m128i a = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(mul(x.v[0], factor)));
+  const __m128i b = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(mul(x.v[1], factor)));
+  const __m256i q = _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(qs), q);
+  __m256i total = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), _mm256_set1_epi16(1));
+  total = _mm256_add_epi32(total, _mm256_shuffle_epi32(total, 0x4e));
+  total = _mm256_add_epi32(total, _mm256_shuffle_epi32(total, 0xb1));
+  sums[0] = static_cast<int16_t>(_mm256_cvtsi256_si32(total));
+  sums[1] = static_cast<int16_t>(_mm_cvtsi128_si32(_mm256_extracti128_si256(total, 1)));
 }
 
 // ---------------------------------------------------------------------------------------------------------------- rope
