@@ -213,13 +213,27 @@ Result<Tokenizer> Tokenizer::from_gguf(const GgufVocab& source, std::string_view
 
 namespace {
 
+// The pre-tokenizers of the presets in words, in their order; made once.
+const std::vector<std::string>& preset_signatures() {
+  static const std::vector<std::string> signatures = [] {
+    std::vector<std::string> list;
+    for (const Preset& preset : presets()) {
+      TokenizerModel model;
+      const Status set = set_preset(preset, false, "preset", model);
+      CHECK(set.ok(), "{}", set.error().message);
+      list.push_back(model.pre_tokenizer.signature());
+    }
+    return list;
+  }();
+  return signatures;
+}
+
 // The name whose pipeline this is.
 Result<std::string> gguf_name(const TokenizerModel& model) {
   const std::string mine = model.pre_tokenizer.signature(), normalizer = model.normalizer.signature();
-  for (const Preset& preset : presets()) {
-    TokenizerModel other;
-    TRY(set_preset(preset, false, "preset", other));
-    if (other.pre_tokenizer.signature() == mine && preset.ignore_merges == model.bpe.ignore_merges &&
+  for (size_t i = 0; i < presets().size(); ++i) {
+    const Preset& preset = presets()[i];
+    if (preset_signatures()[i] == mine && preset.ignore_merges == model.bpe.ignore_merges &&
         (normalizer.empty() || normalizer == "NFC; ")) {
       return std::string(preset.names[0]);
     }
