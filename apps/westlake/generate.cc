@@ -13,6 +13,7 @@
 #include "infer/chat.h"
 #include "infer/session.h"
 #include "westlake/cancel_flag.h"
+#include "westlake/chat_terminal.h"
 #include "westlake/command.h"
 #include "westlake/runtime.h"
 #include "westlake/sampling_flags.h"
@@ -101,7 +102,7 @@ void print_statistics(const Generated& out, uint64_t seed) {
 
 // Without a tokenizer the ids are the answer: "12,7,9".
 std::string piece_of(const std::optional<TextBundle>& bundle, int32_t token, std::string_view text, bool first) {
-  if (bundle) return std::string(text);
+  if (bundle) return isatty(STDOUT_FILENO) == 1 ? terminal_text(text) : std::string(text);
   return fmt::format("{}{}", first ? "" : ",", token);
 }
 
