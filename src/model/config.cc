@@ -162,7 +162,8 @@ void read_deepseek_moe(Reader& in, ModelConfig& c) {
 }
 
 void read_qwen_moe(Reader& in, ModelConfig& c) {
-  in.need("num_experts", &c.n_routed_experts);
+  in.get("num_local_experts", &c.n_routed_experts);  // as transformers 5 saves it
+  if (c.n_routed_experts == 0) in.need("num_experts", &c.n_routed_experts);
   in.need("num_experts_per_tok", &c.num_experts_per_tok);
   in.need("moe_intermediate_size", &c.moe_intermediate_size);
   in.get("norm_topk_prob", &c.norm_topk_prob);

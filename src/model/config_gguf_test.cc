@@ -100,6 +100,20 @@ TEST(ConfigJson, EveryFieldTellsConfigsApart) {
   EXPECT_FALSE(back == config);
 }
 
+TEST(ConfigJson, BothSpellingsOfTheExpertCount) {
+  const ModelConfig config = preset("tiny-qwen3-moe");
+  std::string text = config.to_json();
+  text.replace(text.find("\"num_experts\""), 13, "\"num_local_experts\"");
+  EXPECT_TRUE(ModelConfig::from_json(text, "config.json").value() == config);
+}
+
+TEST(ConfigJson, FloatsHaveAFraction) {
+  // transformers refuses "attention_dropout": 0.
+  const std::string text = preset("tiny-deepseek-v2").to_json();
+  EXPECT_NE(text.find("\"attention_dropout\":0.0,"), std::string::npos) << text;
+  EXPECT_NE(text.find("\"routed_scaling_factor\":1.0,"), std::string::npos) << text;
+}
+
 TEST(ConfigGguf, WhatIsWrittenIsRead) {
   for (const ModelConfig& config : known_configs()) {
     ModelConfig expected = config;

@@ -36,6 +36,13 @@ void write_number(JsonWriter& json, std::string_view key, double value) {
   }
 }
 
+// A number where transformers insists on a float: with a fraction, though it be zero.
+void write_float(JsonWriter& json, std::string_view key, double value) {
+  std::string text = fmt::format("{}", value);
+  if (text.find_first_of(".e") == std::string::npos) text += ".0";
+  json.key(key).raw(text);
+}
+
 void write_type(JsonWriter& json, std::string_view type) {
   json.key("type").value(type).key("rope_type").value(type);
 }
@@ -94,7 +101,7 @@ void write_deepseek_experts(JsonWriter& json, const ModelConfig& c) {
   json.key("n_group").value(c.n_group).key("topk_group").value(c.topk_group);
   json.key("topk_method").value(c.topk_method).key("scoring_func").value(c.scoring_func);
   json.key("norm_topk_prob").value(c.norm_topk_prob);
-  json.key("routed_scaling_factor").value(c.routed_scaling_factor);  // transformers wants a float here
+  write_float(json, "routed_scaling_factor", c.routed_scaling_factor);
 }
 
 void write_qwen_experts(JsonWriter& json, const ModelConfig& c) {
@@ -121,11 +128,14 @@ std::string ModelConfig::to_json() const {
   json.key("num_attention_heads").value(num_attention_heads);
   json.key("num_key_value_heads").value(num_key_value_heads);
   json.key("max_position_embeddings").value(max_position_embeddings);
-  json.key("hidden_act").value("silu").key("rms_norm_eps").value(rms_norm_eps);
+  json.key("hidden_act").value("silu");
+  write_float(json, "rms_norm_eps", rms_norm_eps);
   write_number(json, "rope_theta", rope_theta);
   write_rope_scaling(json, rope_scaling);
   json.key("tie_word_embeddings").value(tie_word_embeddings);
-  json.key("attention_dropout").value(0.0).key("initializer_range").value(0.02).key("use_cache").value(true);
+  write_float(json, "attention_dropout", 0);
+  write_float(json, "initializer_range", 0.02);
+  json.key("use_cache").value(true);
   if (deepseek) {
     json.key("attention_bias").value(false);
     write_mla(json, *this);

@@ -223,6 +223,10 @@ Status set_architecture_keys(const ModelConfig& c, std::string_view place, GgufM
     keys.u32("attention.key_length", c.head_dim);
     keys.u32("attention.value_length", c.head_dim);
     if (c.architecture == Architecture::kQwen3Moe) TRY(set_qwen_experts(c, place, keys, notes));
+    const bool qwen = c.architecture != Architecture::kLlama;
+    if (qwen && c.o_bias) notes->add("llama.cpp knows no bias of the output projection here and refuses the file");
+    if (c.architecture == Architecture::kQwen2 && c.head_dim * c.num_attention_heads != c.hidden_size)
+      notes->add("llama.cpp expects qwen2's heads to add up to hidden_size and refuses the file");
   }
   return set_rope(c, place, keys, notes);
 }
