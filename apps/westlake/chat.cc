@@ -145,12 +145,13 @@ std::string greeting(const Options& options, const Runtime& runtime, const Sessi
 Status run(const Options& options) {
   TRY_ASSIGN(Runtime runtime, open_runtime(options.runtime));
   TRY_ASSIGN(const TextBundle bundle, TextBundle::open(runtime.checkpoint->path()));
-  if (!bundle.chat_template) {
+  if (!bundle.chat_template && bundle.chat_template_problem.empty()) {
     return make_error(Code::kNotFound,
                       "{}: the model has no chat template, it is not made for conversations. Hint: westlake generate "
                       "{} -p TEXT continues a text",
                       options.runtime.model, options.runtime.model);
   }
+  TRY(bundle.runnable_template(options.runtime.model));
   TRY_ASSIGN(const SamplerOptions sampler, sampler_options(options.settings.sampling));
   TRY(Sampler::create(sampler, runtime.model->config().vocab_size));
   TRY_ASSIGN(Session session, Session::create(*runtime.context, *runtime.model, options.session));

@@ -9,11 +9,9 @@
 namespace westlake {
 
 Result<ChatPrompt> chat_prompt(const TextBundle& bundle, ChatRequest request, const KnownAnswers& known) {
-  if (!bundle.chat_template)
-    return make_error(Code::kNotFound,
-                      "the model has no chat template. Hint: westlake generate continues a plain text");
+  TRY_ASSIGN(const ChatTemplate* chat_template, bundle.runnable_template("chat"));
   request.special_tokens = template_tokens(bundle);
-  TRY_ASSIGN(const RenderedChat rendered, bundle.chat_template->render(request));
+  TRY_ASSIGN(const RenderedChat rendered, chat_template->render(request));
   const std::vector<ChatSegment>& segments = rendered.segments;
   ChatPrompt prompt;
   // Runs between known answers are encoded together.

@@ -14,9 +14,7 @@ std::vector<std::pair<std::string, std::string>> template_tokens(const TextBundl
 }
 
 Result<ChatInput> ChatInput::render(const TextBundle& bundle, JsonElement request, std::string_view place) {
-  if (!bundle.chat_template)
-    return make_error(Code::kNotFound, "{}: the model publishes no chat template. Hint: give a plain prompt instead",
-                      place);
+  TRY_ASSIGN(const ChatTemplate* chat_template, bundle.runnable_template(place));
   ChatRequest chat;
   chat.add_generation_prompt = false;
   chat.special_tokens = template_tokens(bundle);
@@ -41,7 +39,7 @@ Result<ChatInput> ChatInput::render(const TextBundle& bundle, JsonElement reques
     return make_error(Code::kInvalidArgument, "{}: 'messages' is {}, expected a list of messages", place,
                       json_preview(messages));
   chat.messages_json = messages;
-  TRY_ASSIGN(const RenderedChat rendered, bundle.chat_template->render(chat));
+  TRY_ASSIGN(const RenderedChat rendered, chat_template->render(chat));
   ChatInput input;
   input.text = rendered.text();
   input.ids = encode_segments(bundle.tokenizer, rendered.segments);

@@ -38,10 +38,14 @@ void finish(TextBundle& bundle) {
   }
 }
 
-Status set_template(TextBundle& bundle, std::string_view source, std::string_view place) {
-  TRY_ASSIGN(bundle.chat_template, ChatTemplate::parse(source, std::string(place)));
+void set_template(TextBundle& bundle, std::string_view source, std::string_view place) {
   bundle.chat_template_source = source;
-  return {};
+  auto parsed = ChatTemplate::parse(source, place);
+  if (parsed.ok()) {
+    bundle.chat_template = std::move(parsed).value();
+  } else {
+    bundle.chat_template_problem = parsed.error().message;
+  }
 }
 
 // tokenizer.json with, beside it, tokenizer_config.json and chat_template.jinja where they are there.
@@ -65,7 +69,7 @@ Result<TextBundle> open_json(const std::string& path, const std::string& config_
     TRY_ASSIGN(source, read_file(template_path, kMostTemplateBytes));
     place = template_path;
   }
-  if (!source.empty()) TRY(set_template(bundle, source, place));
+  if (!source.empty()) set_template(bundle, source, place);
   finish(bundle);
   return bundle;
 }
@@ -103,7 +107,7 @@ Result<TextBundle> open_gguf(const std::string& path) {
   TextBundle bundle(std::move(tokenizer));
   std::string source;
   TRY(gguf.read("tokenizer.chat_template", &source));
-  if (!source.empty()) TRY(set_template(bundle, source, path + ": tokenizer.chat_template"));
+  if (!source.empty()) set_template(bundle, source, path + ": tokenizer.chat_template");
   int64_t eot = -1;
   TRY(gguf.read("tokenizer.ggml.eot_token_id", &eot));
   add_stop(bundle, eot);
@@ -118,6 +122,13 @@ std::string config_beside(const std::string& path) {
 }
 
 }  // namespace
+
+Result<const ChatTemplate*> TextBundle::runnable_template(std::string_view place) const {
+  if (chat_template) return &*chat_template;
+  if (!chat_template_problem.empty()) return make_error(Code::kUnsupported, "{}", chat_template_problem);
+  return make_error(Code::kNotFound, "{}: the model publishes no chat template. Hint: give a plain prompt instead",
+                    place);
+}
 
 Result<TextBundle> TextBundle::open(const std::string& path) {
   if (is_directory(path)) {

@@ -20,9 +20,13 @@ struct TextBundle {
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;  // absent where the model publishes none
   std::string chat_template_source;           // its text, for files that carry it on
+  std::string chat_template_problem;          // why it cannot be run; a plain prompt does not need it
   std::string bos_token, eos_token;           // as the template's variables of these names
   bool add_bos = false;                       // a plain prompt begins with bos
   std::vector<int32_t> stop_ids;              // tokens that end an answer: eos, eot, <|im_end|> and the like
+
+  // The template, or why there is none to run.
+  Result<const ChatTemplate*> runnable_template(std::string_view place) const;
 
   // Errors: kNotFound when there is no tokenizer at `path`.
   static Result<TextBundle> open(const std::string& path);
