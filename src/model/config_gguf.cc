@@ -7,6 +7,7 @@
 // Files of its older versions are known too: DeepSeek with attn_kv_b whole (no *_length_mla), without expert groups and
 // without expert_gating_func.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -322,16 +323,20 @@ Status read_yarn(const Keys& in, ModelConfig& c) {
   TRY(in.read("rope.scaling.yarn_beta_slow", &s.beta_slow));
   const bool whole = in.has("rope.scaling.yarn_attn_factor"), times = in.has("rope.scaling.attn_factor");
   if (c.mla()) {
-    // The key holds 0.1 * mscale_all_dim; mscale is not kept, and is the same in every published DeepSeek.
     if (!in.has("rope.scaling.yarn_log_multiplier"))
       return make_error(Code::kUnsupported,
                         "{}: metadata '{}' is missing: without it the scale of attention is unknown", in.place(),
                         in.name("rope.scaling.yarn_log_multiplier"));
     if (whole) return in.unsupported("rope.scaling.yarn_attn_factor", "its absence with deepseek2");
-    if (times) return in.unsupported("rope.scaling.attn_factor", "its absence with deepseek2");
     double multiplier = 0;
     TRY(in.read("rope.scaling.yarn_log_multiplier", &multiplier));
     s.mscale = s.mscale_all_dim = published_number(static_cast<float>(10 * multiplier));
+    if (!times) return {};
+    // Rotated channels times A, scores times (A g(L))^2 (see set_mla_yarn, which writes them).
+    TRY(in.read("rope.scaling.attn_factor", &s.attention_factor));
+    const double scores = s.attention_factor * yarn_get_mscale(s.factor, s.mscale_all_dim);
+    s.mscale = 0;
+    s.mscale_all_dim = s.factor > 1 ? (scores - 1) / (0.1 * std::log(s.factor)) : 0;
     return {};
   }
   if (in.has("rope.scaling.yarn_log_multiplier"))

@@ -278,8 +278,6 @@ TEST(ConfigGguf, WhatTheFormatCannotSayIsNotWritten) {
   refused(
       "tiny-deepseek-v3", [](ModelConfig& c) { c.moe_layer_freq = 2; }, "moe_layer_freq");
   refused(
-      "tiny-deepseek-v3", [](ModelConfig& c) { c.rope_scaling.mscale = 0.5; }, "mscale");
-  refused(
       "tiny-deepseek-v3", [](ModelConfig& c) { c.rope_scaling.truncate = false; }, "truncate");
   refused(
       "tiny-deepseek-v2", [](ModelConfig& c) { c.rope_scaling.type = RopeScaling::Type::kLinear; }, "linear");
@@ -303,6 +301,26 @@ TEST(ConfigGguf, GroupsThatChangeNothingAreWrittenAsNone) {
   const ModelConfig back = MetadataFile(metadata_of(config)).read().value();
   EXPECT_EQ(back.n_group, 1);
   EXPECT_EQ(back.topk_method, "greedy");
+}
+
+TEST(ConfigGguf, EveryMscaleOfMlaKeepsItsMathematics) {
+  struct Mscales {
+    double mscale, all_dim, attention_factor;
+  };
+  for (const Mscales& m : {Mscales{0.5, 1.2, 0}, Mscales{1, 0, 0}, Mscales{0, 0, 0}, Mscales{0, 0.7, 0},
+                           Mscales{1, 1, 1.3}, Mscales{0.707, 0.707, 0}}) {
+    ModelConfig config = preset("tiny-deepseek-v3");
+    config.rope_scaling.mscale = m.mscale;
+    config.rope_scaling.mscale_all_dim = m.all_dim;
+    config.rope_scaling.attention_factor = m.attention_factor;
+    const GgufMetadata metadata = metadata_of(config);
+    const auto back = MetadataFile(metadata).read();
+    ASSERT_TRUE(back.ok()) << back.error().message;
+    auto rope = [](const ModelConfig& c) { return Rope(c.qk_rope_head_dim, c.rope_theta, c.rope_scaling); };
+    EXPECT_NEAR(rope(*back).attention_factor(), rope(config).attention_factor(), 1e-6);
+    EXPECT_NEAR(attention_scale(*back), attention_scale(config), 1e-6 * attention_scale(config));
+    EXPECT_EQ(rope(*back).inv_freq(), rope(config).inv_freq());
+  }
 }
 
 TEST(ConfigGguf, YarnOutsideMla) {

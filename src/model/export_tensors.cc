@@ -92,7 +92,7 @@ class Planner {
     tensor.rows = 1;
     for (size_t i = 0; i + 1 < tensor.spec.shape.size(); ++i) tensor.rows *= tensor.spec.shape[i];
     const WeightSpec& first = *parts[0];
-    if (is_up_projection(first) && !same_form(first)) {
+    if (is_up_projection(first) && !has(first)) {
       plan_up_projection(first, tensor);
     } else {
       plan_rows(parts, tensor);
@@ -109,12 +109,11 @@ class Planner {
     return spec.layout == GgufLayout::kKeyUp || spec.layout == GgufLayout::kValueUp ||
            spec.name.ends_with("kv_b_proj.weight");
   }
+  // The source has this very tensor, not another form of it.
   static bool has(const WeightSpec& spec) {
     if (const auto* vector = std::get_if<const float**>(&spec.target)) return **vector != nullptr;
     return static_cast<bool>(*std::get<Mat*>(spec.target));
   }
-  // The source has this very tensor.
-  static bool same_form(const WeightSpec& spec) { return has(spec); }
 
   void plan_up_projection(const WeightSpec& spec, ExportTensor& tensor) const {
     const MlaParams& mla = mla_of(*source_.weights, spec.layer);
@@ -210,6 +209,18 @@ class RowConverter {
   float limit_;
 };
 
+// Lets go of the mapped rows [first, end): a tensor may be larger than memory.
+void release_rows(const ExportTensor& tensor, int64_t first, int64_t end) {
+  if (!tensor.row || tensor.mapped.empty()) return;
+  const SourceRow a = tensor.row(first), b = tensor.row(end - 1);
+  if (a.mat == b.mat) {
+    const auto [low, high] = std::minmax(a.row, b.row);
+    release_pages({a.mat->row(low), static_cast<size_t>((high + 1 - low) * a.mat->row_bytes)});
+    return;
+  }
+  for (const Mat* mat = a.mat; mat <= b.mat; ++mat) release_pages({mat->data, static_cast<size_t>(mat->bytes())});
+}
+
 }  // namespace
 
 Result<ExportSource> ExportSource::open(const Checkpoint& checkpoint) {
@@ -288,6 +299,7 @@ Status stream_tensor(ThreadPool& pool, const ExportTensor& tensor, std::string_v
                         place, tensor.spec.name, dtype_name(tensor.spec.dtype));
     }
     TRY(sink(std::span(out).first(static_cast<size_t>(n * row_bytes))));
+    release_rows(tensor, first, first + n);
   }
   for (std::span<const std::byte> mapped : tensor.mapped) release_pages(mapped);
   return {};

@@ -47,6 +47,23 @@ Error no_key_for(std::string_view place, std::string_view what) {
                     place, what);
 }
 
+// Readers of deepseek2 take two numbers, A (attn_factor) and L (ten times yarn_log_multiplier), and with
+// g(m) = 0.1 m ln(factor) + 1 compute: rotated channels of q and k times A, all scores times (A g(L))^2. The published
+// code has r = g(mscale) / g(mscale_all_dim) on the rotated channels and s^2 = g(mscale_all_dim)^2 on the scores. So
+// A = r and g(L) = s / r; where the two mscales agree, as in every published DeepSeek, L is their value and A is 1.
+void set_mla_yarn(const ModelConfig& c, Keys& keys) {
+  const RopeScaling& s = c.rope_scaling;
+  const double r = Rope(c.qk_rope_head_dim, c.rope_theta, s).attention_factor();
+  double log_multiplier = s.mscale_all_dim;
+  if (r != 1) {
+    const double scores = s.mscale_all_dim == 0 ? 1 : yarn_get_mscale(s.factor, s.mscale_all_dim);
+    log_multiplier = (scores / r - 1) / (0.1 * std::log(s.factor));
+    keys.f32("rope.scaling.attn_factor", r);
+  }
+  constexpr double kAlmostNone = 1e-6;  // 0 is read as the key's absence, which means something else
+  keys.f32("rope.scaling.yarn_log_multiplier", 0.1 * (log_multiplier == 0 ? kAlmostNone : log_multiplier));
+}
+
 Status set_yarn(const ModelConfig& c, std::string_view place, Keys& keys, ExportNotes* notes) {
   const RopeScaling& s = c.rope_scaling;
   if (!s.truncate) return no_key_for(place, "rope_scaling.truncate = false");
@@ -61,9 +78,7 @@ Status set_yarn(const ModelConfig& c, std::string_view place, Keys& keys, Export
                     "architecture: its output will differ a little",
                     s.beta_fast, s.beta_slow));
   if (c.mla()) {
-    if (s.mscale_all_dim == 0 || s.mscale != s.mscale_all_dim || s.attention_factor != 0)
-      return no_key_for(place, "rope_scaling with mscale other than mscale_all_dim");
-    keys.f32("rope.scaling.yarn_log_multiplier", 0.1 * s.mscale_all_dim);
+    set_mla_yarn(c, keys);
     return {};
   }
   // Readers multiply this with YaRN's own 0.1 ln(factor) + 1.
