@@ -46,7 +46,7 @@ class Variables {
 
   Status define() {
     for (const auto& [name, text] : request_.special_tokens) {
-      TRY_ASSIGN(JinjaValue value, heap_.string(text, Origin::kTemplate));
+      TRY_ASSIGN(JinjaValue value, heap_.string(utf8_repair(text), Origin::kTemplate));
       interpreter_.define(name, std::move(value));
     }
     TRY_ASSIGN(JinjaValue messages, request_.messages_json.has_value() ? messages_of_json() : messages_of_structs());
@@ -61,7 +61,8 @@ class Variables {
  private:
   using Value = Result<JinjaValue>;
 
-  Value text(std::string_view text) { return heap_.string(std::string(text), Origin::kContent); }
+  // What a program reads from a terminal need not be UTF-8.
+  Value text(std::string_view text) { return heap_.string(utf8_repair(text), Origin::kContent); }
   static JinjaValue key(const char* name) { return JinjaValue::constant(JinjaString(name, Origin::kContent)); }
 
   Status define_json(const char* name, const std::optional<JsonElement>& element) {

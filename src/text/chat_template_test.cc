@@ -118,6 +118,13 @@ TEST(ChatTemplate, MessagesMadeByTheProgram) {
   EXPECT_EQ(chat.segments[5].origin, Origin::kContent);  // a request's variable is not the template's text
 }
 
+TEST(ChatTemplate, BytesThatAreNoUtf8AreReplaced) {
+  ChatRequest request;
+  request.messages.push_back({.role = "user", .content = "a\xff\xe5\x86"});
+  const ChatTemplate parsed = ChatTemplate::parse("{{ messages[0].content[1:] }}", "t").value();
+  EXPECT_EQ(parsed.render(request).value().text(), "\xef\xbf\xbd\xef\xbf\xbd");
+}
+
 TEST(ChatTemplate, ErrorsSayWhereAndWhat) {
   EXPECT_EQ(render("a\n{{ raise_exception('roles must ' ~ 'alternate') }}"),
             "invalid argument: t:2:19: the template refuses: roles must alternate");
@@ -138,6 +145,9 @@ TEST(ChatTemplate, ErrorsSayWhereAndWhat) {
   EXPECT_EQ(render("x", R"([1])"), "invalid argument: t: message 0 is 1, expected an object with role and content");
   EXPECT_EQ(render("x", R"({"a": 1})"), R"(invalid argument: t: the messages are {"a":1}, expected an array)");
   EXPECT_EQ(render("\xff"), "corrupt: t: the template is not valid UTF-8");
+  EXPECT_EQ(render("{% macro f(a=g()) %}{% endmacro %}{{ f() }}"), "invalid argument: t:1:15: 'g' is undefined");
+  EXPECT_EQ(render("{% macro f() %}{% endmacro %}{{ f(1) }}"),
+            "invalid argument: t:1:34: the macro 'f' takes at most 0 arguments, not 1");
   EXPECT_TRUE(render("{% macro f() %}{{ g() }}{% endmacro %}{{ f() }}").starts_with("invalid argument: t:1:20: 'g'"));
 }
 

@@ -248,18 +248,20 @@ Value JinjaInterpreter::call(const JinjaValue& callee, const JinjaArguments& arg
 Value JinjaInterpreter::call_macro(const JinjaMacro& macro, const JinjaArguments& arguments, JinjaPosition at) {
   JinjaString text;
   ScopeOfBlock scope(this, macro.scope);
-  if (auto bound = bind_parameters(macro, arguments, *scope); !bound.ok()) return placed(bound.error(), at);
+  TRY(bind_parameters(macro, arguments, *scope, at));
   auto flow = run_body(macro.definition->body, *scope, text);
   if (!flow.ok()) return flow.error();
   return placed(heap_.string(std::move(text)), at);
 }
 
-Status JinjaInterpreter::bind_parameters(const JinjaMacro& macro, const JinjaArguments& arguments, JinjaScope& scope) {
+Status JinjaInterpreter::bind_parameters(const JinjaMacro& macro, const JinjaArguments& arguments, JinjaScope& scope,
+                                         JinjaPosition at) {
   const JinjaMacroDefinition& definition = *macro.definition;
   const size_t count = definition.parameters.size();
   if (arguments.positional.size() > count && !definition.takes_varargs) {
-    return make_error(Code::kInvalidArgument, "the macro '{}' takes at most {} arguments, not {}", definition.name,
-                      count, arguments.positional.size());
+    return placed(make_error(Code::kInvalidArgument, "the macro '{}' takes at most {} arguments, not {}",
+                             definition.name, count, arguments.positional.size()),
+                  at);
   }
   std::vector<bool> used(arguments.named.size(), false);
   const auto take_named = [&](std::string_view name) -> const JinjaValue* {
@@ -270,17 +272,19 @@ Status JinjaInterpreter::bind_parameters(const JinjaMacro& macro, const JinjaArg
     }
     return nullptr;
   };
-  TRY(heap_.charge(count * (1 + used.size() / 16)));
+  if (auto paid = heap_.charge(count * (1 + used.size() / 16)); !paid.ok()) return placed(paid.error(), at);
   for (size_t i = 0; i < count; ++i) {
     const JinjaParameter& parameter = definition.parameters[i];
     const JinjaValue* named = i < arguments.positional.size() ? nullptr : take_named(parameter.name);
-    JinjaValue value = JinjaValue::undefined(fmt::format("parameter '{}' was not provided", parameter.name));
+    JinjaValue value;
     if (i < arguments.positional.size()) {
       value = arguments.positional[i];
     } else if (named != nullptr) {
       value = *named;
     } else if (parameter.otherwise != nullptr) {
-      TRY_ASSIGN(value, evaluate(*parameter.otherwise, scope));
+      TRY_ASSIGN(value, evaluate(*parameter.otherwise, scope));  // its errors have their own place
+    } else {
+      value = JinjaValue::undefined(fmt::format("parameter '{}' was not provided", parameter.name));
     }
     assign(parameter.id, std::move(value), scope);
   }
@@ -288,6 +292,14 @@ Status JinjaInterpreter::bind_parameters(const JinjaMacro& macro, const JinjaArg
     const JinjaValue* caller = take_named("caller");
     assign(caller_id_, caller == nullptr ? JinjaValue::undefined("No caller defined") : *caller, scope);
   }
+  auto rest = bind_rest(macro, arguments, used, scope);
+  return rest.ok() ? rest : Status(placed(rest.error(), at));
+}
+
+// kwargs and varargs: what the parameters left over.
+Status JinjaInterpreter::bind_rest(const JinjaMacro& macro, const JinjaArguments& arguments,
+                                   const std::vector<bool>& used, JinjaScope& scope) {
+  const JinjaMacroDefinition& definition = *macro.definition;
   std::vector<JinjaPair> rest;
   for (size_t i = 0; i < used.size(); ++i) {
     if (used[i]) continue;
@@ -302,10 +314,10 @@ Status JinjaInterpreter::bind_parameters(const JinjaMacro& macro, const JinjaArg
     assign(kwargs_id_, std::move(kwargs), scope);
   }
   if (definition.takes_varargs) {
-    const size_t skipped = std::min(count, arguments.positional.size());
-    TRY_ASSIGN(JinjaValue varargs, heap_.list({arguments.positional.begin() + static_cast<std::ptrdiff_t>(skipped),
-                                               arguments.positional.end()},
-                                              JinjaFlavour::kTuple));
+    const auto& given = arguments.positional;
+    const size_t skipped = std::min(definition.parameters.size(), given.size());
+    TRY_ASSIGN(JinjaValue varargs,
+               heap_.list({given.begin() + static_cast<std::ptrdiff_t>(skipped), given.end()}, JinjaFlavour::kTuple));
     assign(varargs_id_, std::move(varargs), scope);
   }
   return {};

@@ -86,7 +86,9 @@ class JinjaInterpreter {
   // Calls.
   Value call(const JinjaValue& callee, const JinjaArguments& arguments, JinjaPosition at);
   Value call_macro(const JinjaMacro& macro, const JinjaArguments& arguments, JinjaPosition at);
-  Status bind_parameters(const JinjaMacro& macro, const JinjaArguments& arguments, JinjaScope& scope);
+  Status bind_parameters(const JinjaMacro& macro, const JinjaArguments& arguments, JinjaScope& scope, JinjaPosition at);
+  Status bind_rest(const JinjaMacro& macro, const JinjaArguments& arguments, const std::vector<bool>& used,
+                   JinjaScope& scope);
   Value call_function(JinjaFunction function, const JinjaArguments& arguments);
   Value call_range(const JinjaArguments& arguments);
   Value call_dict(const JinjaArguments& arguments);

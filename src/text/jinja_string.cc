@@ -60,18 +60,9 @@ JinjaString JinjaString::slice(size_t begin, size_t end) const {
 }
 
 uint32_t utf8_next(std::string_view text, size_t* offset) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
-  const size_t i = *offset;
-  const uint32_t lead = byte(i);
-  if (lead < 0x80) {
-    *offset = i + 1;
-    return lead;
-  }
-  const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-  uint32_t code = lead & (0x7fu >> length);
-  for (size_t k = 1; k < length; ++k) code = code << 6 | (byte(i + k) & 0x3f);
-  *offset = std::min(i + length, text.size());
-  return code;
+  const Utf8Char character = utf8_at(text.data() + *offset);
+  *offset += character.size;
+  return character.code;
 }
 
 size_t utf8_length(std::string_view text) {

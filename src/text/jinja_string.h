@@ -67,7 +67,7 @@ class JinjaString {
 
 // UTF-8 that is known to be valid.
 
-// Reads the character at `*offset` and steps behind it.
+// Reads the character at `*offset` and steps behind it. Requires: *offset < text.size(), at a character's first byte.
 uint32_t utf8_next(std::string_view text, size_t* offset);
 size_t utf8_length(std::string_view text);
 // Byte offset of character `index`; the size when there are fewer.
