@@ -23,28 +23,28 @@ inline uint64_t touch(const TensorView& view) {
   return sum;
 }
 
-inline void fuzz_safetensors(std::span<const std::byte> input) {
-  auto file = Safetensors::from_bytes(input, "fuzz");
-  if (!file.ok()) return;
+// Every tensor of a file is found under its name and lies inside the input.
+template <typename File>
+void touch_all(const File& file, std::span<const std::byte> input) {
   int64_t total = 0;
-  for (const NamedTensor& tensor : file->tensors()) {
+  for (const NamedTensor& tensor : file.tensors()) {
     touch(tensor.view);
-    CHECK(file->find(tensor.name) == &tensor.view);
+    CHECK(file.find(tensor.name) == &tensor.view);
     total += tensor.view.size_bytes;
   }
   CHECK(total <= static_cast<int64_t>(input.size()));
 }
 
+inline void fuzz_safetensors(std::span<const std::byte> input) {
+  auto file = Safetensors::from_bytes(input, "fuzz");
+  if (!file.ok()) return;
+  touch_all(*file, input);
+}
+
 inline void fuzz_gguf(std::span<const std::byte> input) {
   auto file = Gguf::from_bytes(input, "fuzz");
   if (!file.ok()) return;
-  int64_t total = 0;
-  for (const NamedTensor& tensor : file->tensors()) {
-    touch(tensor.view);
-    CHECK(file->find(tensor.name) == &tensor.view);
-    total += tensor.view.size_bytes;
-  }
-  CHECK(total <= static_cast<int64_t>(input.size()));
+  touch_all(*file, input);
   size_t characters = 0;
   for (const GgufEntry& entry : file->metadata()) {
     gguf_preview(entry.value);

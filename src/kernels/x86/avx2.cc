@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #include "base/check.h"
 #include "kernels/levels.h"
@@ -38,6 +39,7 @@ namespace {
 #include "kernels/x86/gemm_f32.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/attend.h"
+#include "kernels/x86/table.h"
 }  // namespace
 }  // namespace westlake::avx2
 // clang-format on
@@ -50,22 +52,7 @@ namespace {
 
 namespace westlake {
 
-const KernelTable kAvx2Kernels = {
-    .name = "avx2",
-    .gemm_f32 = avx2::gemm_f32,
-    .gemm_q8 = avx2::gemm_q8,
-    .gemm_nn_f32 = avx2::gemm_nn_f32,
-    .dequantise = avx2::dequantise,
-    .quantise_q8 = avx2::quantise_q8,
-    .rms_norm = avx2::rms_norm,
-    .silu_mul = avx2::silu_mul,
-    .axpy = avx2::axpy,
-    .dot = avx2::dot,
-    .softmax = avx2::softmax,
-    .rope_interleaved = avx2::rope_interleaved,
-    .rope_halves = avx2::rope_halves,
-    .attend = avx2::attend,
-};
+constinit const KernelTable kAvx2Kernels = avx2::table_named("avx2");
 
 }  // namespace westlake
 

@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #include "base/check.h"
 #include "kernels/levels.h"
@@ -45,6 +46,7 @@ namespace {
 #include "kernels/x86/gemm_f32.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/attend.h"
+#include "kernels/x86/table.h"
 }  // namespace
 }  // namespace westlake::avx512
 // clang-format on
@@ -57,22 +59,7 @@ namespace {
 
 namespace westlake {
 
-const KernelTable kAvx512Kernels = {
-    .name = "avx512",
-    .gemm_f32 = avx512::gemm_f32,
-    .gemm_q8 = avx512::gemm_q8,
-    .gemm_nn_f32 = avx512::gemm_nn_f32,
-    .dequantise = avx512::dequantise,
-    .quantise_q8 = avx512::quantise_q8,
-    .rms_norm = avx512::rms_norm,
-    .silu_mul = avx512::silu_mul,
-    .axpy = avx512::axpy,
-    .dot = avx512::dot,
-    .softmax = avx512::softmax,
-    .rope_interleaved = avx512::rope_interleaved,
-    .rope_halves = avx512::rope_halves,
-    .attend = avx512::attend,
-};
+constinit const KernelTable kAvx512Kernels = avx512::table_named("avx512");
 
 }  // namespace westlake
 

@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #include "base/check.h"
 #include "kernels/levels.h"
@@ -45,6 +46,7 @@ namespace {
 #include "kernels/x86/gemm_f32.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/attend.h"
+#include "kernels/x86/table.h"
 }  // namespace
 }  // namespace westlake::avx512_vnni
 // clang-format on
@@ -57,22 +59,7 @@ namespace {
 
 namespace westlake {
 
-const KernelTable kAvx512VnniKernels = {
-    .name = "avx512_vnni",
-    .gemm_f32 = avx512_vnni::gemm_f32,
-    .gemm_q8 = avx512_vnni::gemm_q8,
-    .gemm_nn_f32 = avx512_vnni::gemm_nn_f32,
-    .dequantise = avx512_vnni::dequantise,
-    .quantise_q8 = avx512_vnni::quantise_q8,
-    .rms_norm = avx512_vnni::rms_norm,
-    .silu_mul = avx512_vnni::silu_mul,
-    .axpy = avx512_vnni::axpy,
-    .dot = avx512_vnni::dot,
-    .softmax = avx512_vnni::softmax,
-    .rope_interleaved = avx512_vnni::rope_interleaved,
-    .rope_halves = avx512_vnni::rope_halves,
-    .attend = avx512_vnni::attend,
-};
+constinit const KernelTable kAvx512VnniKernels = avx512_vnni::table_named("avx512_vnni");
 
 }  // namespace westlake
 
