@@ -32,8 +32,10 @@ std::vector<OpCase> bench_cases() {
                            DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS};
   // Decode: weights far beyond the last cache. Prefill: 256 tokens through a square weight.
   for (DType dtype : formats) {
-    cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 65536, .cols = 4096, .T = 1});
-    cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 2048, .cols = 2048, .T = 256});
+    for (bool panels : {false, true}) {
+      cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 65536, .cols = 4096, .T = 1, .panels = panels});
+      cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 2048, .cols = 2048, .T = 256, .panels = panels});
+    }
     cases.push_back({.op = Op::kGemmF32, .dtype = dtype, .rows = 2048, .cols = 2048, .T = 256});
     cases.push_back({.op = Op::kGemmNnF32, .dtype = dtype, .rows = 128, .cols = 512, .T = 1});
   }
@@ -44,8 +46,8 @@ std::vector<OpCase> bench_cases() {
   // SmolLM2-135M: everything in the caches, the cost is in the parts.
   cases.push_back({.op = Op::kGemmQ8, .dtype = DType::kQ4_1, .rows = 1536, .cols = 576, .T = 1});
   cases.push_back({.op = Op::kGemmQ8, .dtype = DType::kQ4_1, .rows = 576, .cols = 1536, .T = 1});
-  for (int64_t T : {2, 4, 8, 16})
-    cases.push_back({.op = Op::kGemmQ8, .dtype = DType::kQ4_0, .rows = 65536, .cols = 4096, .T = T});
+  for (int64_t T : {2, 4, 8, 16, 32})
+    cases.push_back({.op = Op::kGemmQ8, .dtype = DType::kQ4_0, .rows = 65536, .cols = 4096, .T = T, .panels = true});
   for (int64_t n_q : {1, 8, 16, 128})
     cases.push_back({.op = Op::kAttend, .rows = 2048, .cols = 576, .T = n_q, .v_dim = 512, .page_tokens = 64});
   cases.push_back({.op = Op::kAttend, .rows = 2048, .cols = 64, .T = 3, .v_dim = 64, .page_tokens = 64});
@@ -76,7 +78,7 @@ double check(const OpCase& c, OpRun& op, const KernelTable& level, RowRange rows
   return seen.intact() && op.scratch_intact() ? seconds : -1;
 }
 
-bool line(const OpCase& c, const Options& options, const KernelTable& level, ThreadPool& pool, const Roof& roof) {
+bool line(const OpCase& c, const Options& options, const KernelTable& level, ThreadPool& pool, Roof roof, ReadRoof& read_roof) {
   OpRun op(c, pool.size());
   const bool cut = op.is_gemm() && c.op != Op::kGemmNnF32;  // over threads; the other operations are one thread's
   const RowRange checked = {0, cut ? std::min<int64_t>(c.rows, 32) : c.rows};
@@ -93,6 +95,7 @@ bool line(const OpCase& c, const Options& options, const KernelTable& level, Thr
     });
   };
   std::vector<double> seconds;
+  roof.read_gb_s = read_roof.gb_s();
   const int64_t begin = now_ns();
   pass();
   int64_t repeats = 1;  // so that a pass is not too short for the clock
@@ -105,6 +108,7 @@ bool line(const OpCase& c, const Options& options, const KernelTable& level, Thr
     for (int64_t i = 0; i < repeats; ++i) pass();
     seconds.push_back(seconds_since(from) / static_cast<double>(repeats));
   }
+  roof.read_gb_s = (roof.read_gb_s + read_roof.gb_s()) / 2;  // before and after
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   const double gflops = op.flops() / median * 1e-9, gbytes = op.bytes() / median * 1e-9;
@@ -113,9 +117,9 @@ bool line(const OpCase& c, const Options& options, const KernelTable& level, Thr
   const double limit = std::max(op.flops() * 1e-9 / compute, op.bytes() * 1e-9 / (roof.read_gb_s * threads));
   const double ref_all = ref_seconds * (cut ? static_cast<double>(c.rows) / static_cast<double>(checked.end) : 1);
   fmt::print(
-      "{:<52} {} x{}: {:9.1f} us ({:.1f} .. {:.1f}) {:8.1f} GFLOP/s {:6.1f} GB/s {:5.1f}% of roof {:7.1f}x ref\n",
+      "{:<52} {} x{}: {:9.1f} us ({:.1f} .. {:.1f}) {:8.1f} GFLOP/s {:6.1f} GB/s {:5.1f}% of roof ({:.0f} GB/s) {:7.1f}x ref\n",
       c.name(), level.name, cut ? pool.size() : 1, median * 1e6, seconds.front() * 1e6, seconds.back() * 1e6, gflops,
-      gbytes, 100 * limit / median, ref_all / median);
+      gbytes, 100 * limit / median, roof.read_gb_s, ref_all / median);
   std::fflush(stdout);
   return true;
 }
@@ -130,12 +134,13 @@ int run(const Options& options) {
   const Roof roof = measure_roof(pool);
   fmt::print("{}, {} threads: read {:.1f} GB/s, f32 {:.0f} GFLOP/s, int8 {:.0f} GOP/s, bf16 {:.0f} GFLOP/s\n",
              cpu_name(), pool.size(), roof.read_gb_s, roof.f32_gflop_s, roof.int8_gop_s, roof.bf16_gflop_s);
+  ReadRoof read_roof(pool);
   bool all_agree = true;
   for (const OpCase& c : bench_cases()) {
     const std::string name = c.name();
     const auto has = [&](std::string_view word) { return name.find(word) != std::string::npos; };
     if (std::all_of(options.words.begin(), options.words.end(), has))
-      all_agree = line(c, options, *level, pool, roof) && all_agree;
+      all_agree = line(c, options, *level, pool, roof, read_roof) && all_agree;
   }
   return all_agree ? 0 : 1;
 }

@@ -15,6 +15,8 @@ void add_runtime_options(CLI::App& command, RuntimeOptions* options) {
   command.add_option("MODEL", options->model, "a model folder, a .gguf file, or a catalogue name")->required();
   command.add_option("--threads", options->threads, "threads (default: all cores)")->check(CLI::Range(1, 1024));
   command.add_flag("--exact", options->exact, "float32 activations and accumulation, weights dequantised to float32");
+  command.add_flag("--no-panels", options->no_panels,
+                   "reads the weights as the file has them, slower, instead of a copy laid out for this program");
 }
 
 Result<Runtime> open_machine(const RuntimeOptions& options) {
@@ -39,6 +41,13 @@ Result<Runtime> open_runtime(const RuntimeOptions& options) {
   TRY_ASSIGN(Checkpoint checkpoint, Checkpoint::open(path));
   runtime.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
   TRY_ASSIGN(Model model, Model::bind(*runtime.checkpoint));
+  const bool fast = !options.exact && runtime.context->kernels.name != "ref";
+  if (fast && !options.no_panels) {
+    PanelOptions panels;
+    if (const Result<std::string> cache = cache_folder(); cache.ok()) panels.folder = *cache + "/panels";
+    TRY(model.lay_out(*runtime.checkpoint, panels, *runtime.pool));
+    if (!model.panels().note().empty()) fmt::print(stderr, "westlake: {}\n", model.panels().note());
+  }
   runtime.model = std::make_unique<Model>(std::move(model));
   runtime.load_s = seconds_since(start);
   return runtime;

@@ -19,6 +19,7 @@ struct RuntimeOptions {
   std::string model;
   int threads = 0;  // 0: all cores this process may use
   bool exact = false;
+  bool no_panels = false;  // weights are read as the file has them
 };
 
 // Declares MODEL, --threads and --exact.

@@ -137,6 +137,12 @@ int64_t Gguf::file_bytes() const {
   return bytes;
 }
 
+std::vector<std::string> Gguf::files() const {
+  std::vector<std::string> paths;
+  for (const MappedFile& file : files_) paths.push_back(file.path());
+  return paths;
+}
+
 void Gguf::will_need() const {
   for (const MappedFile& file : files_) file.will_need();
 }

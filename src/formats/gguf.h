@@ -78,6 +78,7 @@ class Gguf {
   const TensorView* find(std::string_view name) const { return table_.find(name); }
   const std::vector<NamedTensor>& tensors() const { return table_.all(); }  // in the order of the header
   int64_t file_bytes() const;
+  std::vector<std::string> files() const;  // their paths
 
   // Tells the kernel that all of it is about to be read.
   void will_need() const;

@@ -356,6 +356,12 @@ int64_t SafetensorsSet::file_bytes() const {
   return bytes;
 }
 
+std::vector<std::string> SafetensorsSet::files() const {
+  std::vector<std::string> paths;
+  for (const MappedFile& file : files_) paths.push_back(file.path());
+  return paths;
+}
+
 void SafetensorsSet::will_need() const {
   for (const MappedFile& file : files_) file.will_need();
 }

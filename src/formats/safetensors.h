@@ -58,6 +58,7 @@ class SafetensorsSet {
   const std::vector<NamedTensor>& tensors() const { return table_.all(); }  // shard by shard, in the order of the bytes
   const SafetensorsMetadata& metadata() const { return metadata_; }         // of the first file
   int64_t file_bytes() const;
+  std::vector<std::string> files() const;  // their paths
 
   // Tells the kernel that all of it is about to be read.
   void will_need() const;

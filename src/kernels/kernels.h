@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tensor/panels.h"
 #include "tensor/view.h"
 
 namespace westlake {
@@ -63,7 +64,8 @@ struct KernelTable {
   std::string_view name;
 
   // y[t, n] = sum_k x[t, k] W[n, k] for n in rows, t in [0, T); float32 activations, weights dequantised on the fly,
-  // float32 accumulation. `panel` is scratch of kPanelRows * K floats. All weight dtypes.
+  // float32 accumulation. `panel` is scratch of kPanelRows * K floats. All weight dtypes, rows or panels (for panels, a
+  // range begins at a multiple of kPanelRows; so it does in the products below).
   // Bytes: rows * row_bytes once a call + T*K*4; FLOPs: 2 T N K.
   void (*gemm_f32)(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy,
                    float* panel);
@@ -104,9 +106,6 @@ struct KernelTable {
 
   void (*attend)(const AttendArgs& args);
 };
-
-// Rows that a gemm dequantises at a time into its panel scratch.
-inline constexpr int64_t kPanelRows = 16;
 
 // The levels this machine can run, slowest first; ref is always there.
 const std::vector<const KernelTable*>& available_kernels();

@@ -32,6 +32,12 @@ void add_gemms(std::vector<OpCase>& cases) {
     cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 16, .cols = block * (2048 / block) + block, .T = 1});
     cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 18, .cols = 768, .T = 131});
     cases.push_back({.op = Op::kGemmNnF32, .dtype = dtype, .rows = 35, .cols = 3 * block, .T = 5});
+    for (int64_t T : {1, 2, 3, 4, 7, 11, 131})
+      cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 48, .cols = 3 * block, .T = T, .panels = true});
+    cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 16, .cols = 2048 + block, .T = 1, .panels = true});
+    cases.push_back({.op = Op::kGemmF32, .dtype = dtype, .rows = 32, .cols = 2 * block, .T = 5, .panels = true});
+    cases.push_back({.op = Op::kGemmNnF32, .dtype = dtype, .rows = 48, .cols = 3 * block, .T = 2, .panels = true});
+    cases.push_back({.op = Op::kDequantise, .dtype = dtype, .rows = 16, .cols = 2 * block, .panels = true});
     cases.push_back({.op = Op::kGemmNnF32, .dtype = dtype, .rows = 1, .cols = block, .T = 1, .gap = 2, .misalign = 3});
     cases.push_back({.op = Op::kDequantise, .dtype = dtype, .rows = 5, .cols = 2 * block});
   }
@@ -195,6 +201,7 @@ TEST_P(Levels, GemmsDoNotDependOnTheCut) {
     op.run(*level_, whole);
     for (int64_t t = 0; t < c.T; ++t) op.run(*level_, {0, c.rows}, t, t + 1, tokens);
     for (int64_t begin = 0, size = 1; begin < c.rows; begin += size, size = size % 13 + 3) {
+      if (c.panels) size = kPanelRows;
       const RowRange rows = {begin, std::min(begin + size, c.rows)};
       op.run(*level_, rows, 0, c.T / 2, pieces);
       op.run(*level_, rows, c.T / 2, c.T, pieces);

@@ -51,12 +51,14 @@ struct OpCase {
   int64_t v_dim = 0, page_tokens = 0;  // attend
   bool fp8_scales = false;             // F8_E4M3 with scales of scale_dtype
   DType scale_dtype = DType::kF32;
+  bool panels = false;  // the weight in panels instead of rows
   int64_t gap = 0;       // floats between the end of a row and the next: strides
   int64_t misalign = 0;  // floats by which every buffer is off its alignment
 
   std::string name() const {
     std::string s =
         fmt::format("{} [{}, {}] T={} {}", kOpNames[static_cast<int>(op)], rows, cols, T, dtype_name(dtype));
+    if (panels) s += " panels";
     if (fp8_scales) s += fmt::format(" x {}", dtype_name(scale_dtype));
     if (op == Op::kAttend) s += fmt::format(" v={} page={}", v_dim, page_tokens);
     if (gap) s += fmt::format(" gap={}", gap);
@@ -210,7 +212,7 @@ class OpRun {
   Rng rng_;
   int64_t ldx_, ldy_;
   std::vector<float> x_, other_, third_;
-  std::vector<std::byte> weight_, scales_;
+  std::vector<std::byte> weight_, panels_, scales_;
   Mat w_;
   Q8Memory q8_;
   std::vector<std::vector<float>> pages_;
@@ -224,6 +226,13 @@ class OpRun {
 inline void OpRun::make_weight() {
   weight_ = random_weight(c_.dtype, c_.rows, c_.cols, rng_);
   w_ = {c_.dtype, c_.rows, c_.cols, weight_.data(), dtype_bytes(c_.dtype, c_.cols)};
+  if (c_.panels) {
+    panels_.resize(weight_.size() + 64);
+    std::byte* aligned = panels_.data() + (64 - reinterpret_cast<uintptr_t>(panels_.data()) % 64) % 64;
+    for (int64_t p = 0; p < c_.rows / kPanelRows; ++p) write_panel(w_, p, aligned + p * kPanelRows * w_.row_bytes);
+    w_.data = aligned;
+    w_.layout = MatLayout::kPanels;
+  }
   if (c_.fp8_scales) {
     const int64_t n = (c_.rows + 127) / 128 * w_.scale_cols();
     scales_.resize(static_cast<size_t>(4 * n));

@@ -178,39 +178,57 @@ double compute_roof(ThreadPool& pool, const Probe& probe) {
   return best;
 }
 
-double read_roof(ThreadPool& pool, Read read) {
-  const int64_t size = std::clamp<int64_t>(static_cast<int64_t>(available_memory_bytes() / 4), 64 << 20, 384 << 20);
-  const int64_t words = size / 8;
-  const std::unique_ptr<uint64_t[]> buffer(new (std::nothrow) uint64_t[static_cast<size_t>(words)]);
-  if (buffer == nullptr) return 0;
-  const auto part = [&](int thread) { return words / 64 * thread / pool.size() * 64; };
-  pool.run([&](int thread) { std::fill(&buffer[part(thread)], &buffer[part(thread + 1)], uint64_t{1}); });
-  double best = 0;
-  for (int repeat = 0; repeat < 7; ++repeat) {
-    const int64_t start = now_ns();
-    pool.run([&](int thread) { sink += read(&buffer[part(thread)], part(thread + 1) - part(thread)); });
-    best = std::max(best, static_cast<double>(size) / (seconds_since(start) * 1e9));
-  }
-  return best;
+int64_t part(int64_t words, int thread, int threads) {
+  return words / 64 * thread / threads * 64;
+}
+
+Read widest_read() {
+#if defined(__x86_64__)
+  if (cpu_features().avx2) return read_avx2;
+#endif
+  return read_plain;
 }
 
 }  // namespace
 
+ReadRoof::ReadRoof(ThreadPool& pool) : pool_(pool) {
+  const int64_t size = std::clamp<int64_t>(static_cast<int64_t>(available_memory_bytes() / 4), 64 << 20, 384 << 20);
+  buffer_.reset(new (std::nothrow) uint64_t[static_cast<size_t>(size / 8)]);
+  if (buffer_ == nullptr) return;
+  words_ = size / 8;
+  pool_.run([&](int thread) {
+    std::fill(&buffer_[part(words_, thread, pool_.size())], &buffer_[part(words_, thread + 1, pool_.size())],
+              uint64_t{1});
+  });
+}
+
+double ReadRoof::gb_s() {
+  const Read read = widest_read();
+  double best = 0;
+  for (int repeat = 0; repeat < 3 && words_ > 0; ++repeat) {
+    const int64_t start = now_ns();
+    pool_.run([&](int thread) {
+      const int64_t begin = part(words_, thread, pool_.size()), end = part(words_, thread + 1, pool_.size());
+      sink += read(&buffer_[begin], end - begin);
+    });
+    best = std::max(best, static_cast<double>(8 * words_) / (seconds_since(start) * 1e9));
+  }
+  return best;
+}
+
 Roof measure_roof(ThreadPool& pool) {
   Probe f32 = {f32_plain, 2}, int8, bf16;
-  Read read = read_plain;
 #if defined(__x86_64__)
   const CpuFeatures& cpu = cpu_features();
   if (cpu.avx2) {
     f32 = {f32_avx2, 16};
     int8 = {int8_avx2, 64};
-    read = read_avx2;
   }
   if (cpu.avx512) f32 = {f32_avx512, 32};
   if (cpu.avx512_vnni) int8 = {int8_avx512_vnni, 128};
   if (cpu.avx512_bf16) bf16 = {bf16_avx512, 64};
 #endif
-  return {read_roof(pool, read), compute_roof(pool, f32), compute_roof(pool, int8), compute_roof(pool, bf16)};
+  return {ReadRoof(pool).gb_s(), compute_roof(pool, f32), compute_roof(pool, int8), compute_roof(pool, bf16)};
 }
 
 }  // namespace westlake

@@ -52,57 +52,60 @@ void write_cache(Context& ctx, const MlaOptions& o, const MlaParams& p, const Ro
   }
 }
 
-// y[rows] = W[rows] x for one vector, rows counted from 0 in y.
-void rows_times(const KernelTable& kernels, const Mat& w, int64_t begin, int64_t n, const float* x, float* y,
-                float* panel) {
+// Rows [begin, begin + n) of W.
+Mat rows_of(const Mat& w, int64_t begin, int64_t n) {
   Mat part = w;
   part.data = w.row(begin);
   part.rows = n;
-  kernels.gemm_f32(part, {0, n}, x, w.cols, 1, y, n, panel);
+  return part;
 }
 
-// y[cols] += sum over rows x[row] W[row], rows counted from 0 in x.
-void rows_transposed(const KernelTable& kernels, const Mat& w, int64_t begin, int64_t n, const float* x, float* y,
-                     float* panel) {
-  Mat part = w;
-  part.data = w.row(begin);
-  part.rows = n;
-  kernels.gemm_nn_f32(part, {0, n}, x, n, 1, y, w.cols, panel);
+// [W_UK_h^T q_nope | q_rope] of every head of T rows: q' [T, H, lora + rope].
+void absorb_query(Context& ctx, const MlaOptions& o, const MlaParams& p, const float* q, int64_t T, float* q_latent) {
+  const int64_t H = o.num_attention_heads, lora = o.kv_lora_rank, nope = o.qk_nope_head_dim, v = o.v_head_dim;
+  const int64_t qk = o.qk_head_dim(), width = o.kv_width(), rope = o.qk_rope_head_dim;
+  ScratchScope scope(ctx.scratch);
+  if (p.kv_b_proj) {  // W_UK lies by rows of nope: the transposed product, heads cut over the threads
+    float* panels = ctx.scratch.take<float>(ctx.pool.size() * kPanelRows * lora);
+    ctx.pool.for_range(H, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t h = begin; h < end; ++h) {
+        for (int64_t t = 0; t < T; ++t) std::fill_n(q_latent + (t * H + h) * width, lora, 0.0f);
+        ctx.kernels.gemm_nn_f32(rows_of(p.kv_b_proj, h * (nope + v), nope), {0, nope}, q + h * qk, H * qk, T,
+                                q_latent + h * width, H * width, panels + thread * kPanelRows * lora);
+      }
+    });
+  } else {
+    Mat* mats = ctx.scratch.take<Mat>(H);
+    LinearJob* jobs = ctx.scratch.take<LinearJob>(H);
+    for (int64_t h = 0; h < H; ++h) {
+      mats[h] = rows_of(p.k_b_proj, h * lora, lora);
+      jobs[h] = {&mats[h], q + h * qk, H * qk, T, q_latent + h * width, H * width};
+    }
+    linear_jobs(ctx, jobs, static_cast<int>(H));
+  }
+  for (int64_t i = 0; i < T * H; ++i) std::memcpy(q_latent + i * width + lora, q + i * qk + nope, rope * sizeof(float));
 }
 
-// The absorbed form for a run of segments, a task a (token, cut of heads).
+// The absorbed form for a run of neighbouring segments. What all tokens share, the up-projections, is read once.
 void attend_absorbed(Context& ctx, const MlaOptions& o, const MlaParams& p, std::span<const AttentionSegment> segments,
                      const float* q, float* heads) {
   const int64_t H = o.num_attention_heads, lora = o.kv_lora_rank, nope = o.qk_nope_head_dim;
-  const int64_t rope = o.qk_rope_head_dim, v = o.v_head_dim, qk = o.qk_head_dim(), width = o.kv_width();
+  const int64_t v = o.v_head_dim, width = o.kv_width();
+  const int64_t first = segments.front().first_row, T = segments.back().first_row + segments.back().T - first;
   ScratchScope scope(ctx.scratch);
+  float* q_latent = ctx.scratch.take<float>(T * H * width);
+  float* out_latent = ctx.scratch.take<float>(T * H * lora);
+  absorb_query(ctx, o, p, q + first * H * o.qk_head_dim(), T, q_latent);
+
   const int64_t keys = max_keys(segments);
-  const int64_t panel_size = kPanelRows * std::max(lora, nope);
-  const int64_t per_thread = H * width + H * lora + H * keys + panel_size;
-  float* scratch = ctx.scratch.take<float>(ctx.pool.size() * per_thread);
+  float* scratch = ctx.scratch.take<float>(ctx.pool.size() * H * keys);
   for_attend_tasks(ctx, segments, 1, H, [&](const AttendTask& task, int thread) {
-    float* q_latent = scratch + thread * per_thread;  // [heads of the task, lora + rope]
-    float* out_latent = q_latent + H * width;         // [heads of the task, lora]
-    float* scores = out_latent + H * lora;
-    float* panel = scores + H * keys;
-    const int64_t n = task.q_end - task.q_begin;
-    for (int64_t i = 0; i < n; ++i) {  // q' = [W_UK^T q_nope | q_rope]
-      const int64_t h = task.q_begin + i;
-      const float* q_head = q + (task.row * H + h) * qk;
-      float* q_new = q_latent + i * width;
-      if (p.kv_b_proj) {
-        std::fill(q_new, q_new + lora, 0.0f);
-        rows_transposed(ctx.kernels, p.kv_b_proj, h * (nope + v), nope, q_head, q_new, panel);
-      } else {
-        rows_times(ctx.kernels, p.k_b_proj, h * lora, lora, q_head, q_new, panel);
-      }
-      std::memcpy(q_new + lora, q_head + nope, rope * sizeof(float));
-    }
     const KvView& kv = segments[task.segment].kv;
+    const int64_t head = (task.row - first) * H + task.q_begin;
     AttendArgs args;
-    args.q = q_latent;
+    args.q = q_latent + head * width;
     args.q_stride = width;
-    args.n_q = static_cast<int>(n);
+    args.n_q = static_cast<int>(task.q_end - task.q_begin);
     args.pages = kv.pages;
     args.page_tokens = kv.page_tokens;
     args.row_stride = kv.width;
@@ -111,18 +114,20 @@ void attend_absorbed(Context& ctx, const MlaOptions& o, const MlaParams& p, std:
     args.v_dim = lora;
     args.n_keys = task.n_keys;
     args.scale = o.scale;
-    args.out = out_latent;
+    args.out = out_latent + head * lora;
     args.out_stride = lora;
-    args.scratch = scores;
+    args.scratch = scratch + thread * H * keys;
     ctx.kernels.attend(args);
-    for (int64_t i = 0; i < n; ++i) {  // o_h = W_UV sum_s p_s c_s
-      const int64_t h = task.q_begin + i;
-      float* out = heads + (task.row * H + h) * v;
-      const Mat& w = p.kv_b_proj ? p.kv_b_proj : p.v_b_proj;
-      const int64_t first = p.kv_b_proj ? h * (nope + v) + nope : h * v;
-      rows_times(ctx.kernels, w, first, v, out_latent + i * lora, out, panel);
-    }
   });
+
+  // o_h = W_UV sum_s p_s c_s
+  Mat* mats = ctx.scratch.take<Mat>(H);
+  LinearJob* jobs = ctx.scratch.take<LinearJob>(H);
+  for (int64_t h = 0; h < H; ++h) {
+    mats[h] = p.kv_b_proj ? rows_of(p.kv_b_proj, h * (nope + v) + nope, v) : rows_of(p.v_b_proj, h * v, v);
+    jobs[h] = {&mats[h], out_latent + h * lora, H * lora, T, heads + first * H * v + h * v, H * v};
+  }
+  linear_jobs(ctx, jobs, static_cast<int>(H));
 }
 
 // Keys and values of heads [h0, h0 + n) for positions [0, S) of one segment: kv [S, n*(qk + v)], a head [k | v].

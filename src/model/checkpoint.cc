@@ -62,6 +62,10 @@ int64_t Checkpoint::file_bytes() const {
   return gguf_ ? gguf_->file_bytes() : safetensors_->file_bytes();
 }
 
+std::vector<std::string> Checkpoint::files() const {
+  return gguf_ ? gguf_->files() : safetensors_->files();
+}
+
 const std::vector<NamedTensor>& Checkpoint::tensors() const {
   return gguf_ ? gguf_->tensors() : safetensors_->tensors();
 }

@@ -26,6 +26,7 @@ class Checkpoint {
   WeightFormat format() const { return gguf_ ? WeightFormat::kGguf : WeightFormat::kPublished; }
   const Gguf* gguf() const { return gguf_.get(); }  // null for a folder
   int64_t file_bytes() const;
+  std::vector<std::string> files() const;  // the paths of all files with weights
   const std::vector<NamedTensor>& tensors() const;  // in file order
   // Views into the mapped files. Requires: the checkpoint outlives them.
   TensorSource tensor_source() const;

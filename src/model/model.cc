@@ -97,6 +97,11 @@ Result<Model> Model::bind(const Checkpoint& checkpoint) {
   return model;
 }
 
+Status Model::lay_out(const Checkpoint& checkpoint, const PanelOptions& options, ThreadPool& pool) {
+  TRY_ASSIGN(panels_, PanelStore::open(checkpoint, options, pool, weights_.get()));
+  return {};
+}
+
 CacheShape Model::cache_shape(int64_t page_tokens) const {
   return {config_.num_hidden_layers, page_tokens, config_.kv_width()};
 }

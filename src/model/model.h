@@ -12,6 +12,7 @@
 #include "kernels/context.h"
 #include "layers/attention.h"
 #include "model/config.h"
+#include "model/panel_store.h"
 #include "model/weights.h"
 
 namespace westlake {
@@ -43,6 +44,10 @@ class Model {
   // Binds the weights of an open checkpoint. Owns: nothing of the file; the checkpoint must outlive the model.
   static Result<Model> bind(const Checkpoint& checkpoint);
 
+  // Lays the quantised matrices out as the kernels read them (panel_store.h). Results do not change by a bit.
+  Status lay_out(const Checkpoint& checkpoint, const PanelOptions& options, ThreadPool& pool);
+  const PanelStore& panels() const { return panels_; }
+
   const ModelConfig& config() const { return config_; }
   const Weights& weights() const { return *weights_; }
   const Rope& rope() const { return rope_; }
@@ -68,6 +73,7 @@ class Model {
  private:
   ModelConfig config_;
   std::unique_ptr<Weights> weights_;
+  PanelStore panels_;
   Rope rope_;
   bool fine_ = false;              // Context::fine while this model runs
   bool rope_interleaved_ = false;  // GQA: the file's q and k rows are reordered

@@ -188,7 +188,31 @@ Status check_counts(const ModelConfig& config, const TensorSource& source) {
   return {};
 }
 
+void for_each_matrix_of(SwigluParams& p, FunctionRef<void(Mat&)> f) {
+  for (Mat* mat : {&p.gate_proj, &p.up_proj, &p.down_proj}) f(*mat);
+}
+
+void for_each_matrix_of(LayerWeights& w, FunctionRef<void(Mat&)> f) {
+  MlaParams& m = w.mla;
+  for (Mat* mat : {&w.gqa.q_proj, &w.gqa.k_proj, &w.gqa.v_proj, &w.gqa.o_proj, &m.q_proj, &m.q_a_proj, &m.q_b_proj,
+                   &m.kv_a_proj_with_mqa, &m.kv_b_proj, &m.k_b_proj, &m.v_b_proj, &m.o_proj})
+    if (*mat) f(*mat);
+  if (w.mlp.gate_proj) for_each_matrix_of(w.mlp, f);
+  if (w.moe.shared_experts.gate_proj) for_each_matrix_of(w.moe.shared_experts, f);
+  for (SwigluParams& expert : w.moe.experts) for_each_matrix_of(expert, f);
+}
+
 }  // namespace
+
+void for_each_matrix(Weights* weights, FunctionRef<void(Mat&)> f) {
+  for (LayerWeights& layer : weights->layers) for_each_matrix_of(layer, f);
+  for (MtpWeights& module : weights->mtp) {
+    f(module.eh_proj);
+    for_each_matrix_of(module.layer, f);
+    if (module.shared_head) f(module.shared_head);
+  }
+  f(weights->lm_head);
+}
 
 Status bind_weights(const ModelConfig& config, const TensorSource& source, Weights* weights,
                     const BindOptions& options) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "layers/gqa.h"
 #include "layers/mla.h"
 #include "layers/moe.h"
@@ -76,6 +77,10 @@ struct WeightSpec {
 // All tensors of a model of that config in file order. `weights` is resized to hold the targets.
 // Requires: weights outlives the use of the targets. Lists MTP modules only when `mtp`.
 std::vector<WeightSpec> weight_table(const ModelConfig& config, WeightFormat format, bool mtp, Weights* weights);
+
+// Calls f for every matrix that is multiplied with, layer after layer in the order of use, lm_head last: neither the
+// embedding, of which rows are looked up, nor the routers.
+void for_each_matrix(Weights* weights, FunctionRef<void(Mat&)> f);
 
 // What binding needs of a file: lookup and the list of names.
 struct TensorSource {

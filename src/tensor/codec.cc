@@ -6,9 +6,11 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <vector>
 
 #include "base/check.h"
 #include "tensor/codec_parts.h"
+#include "tensor/panels.h"
 #include "tensor/scalar.h"
 
 namespace westlake {
@@ -118,6 +120,11 @@ void dequantise_row(DType dtype, const std::byte* in, int64_t n, float* out) {
 
 void dequantise_row(const Mat& mat, int64_t row, float* out) {
   CHECK(row >= 0 && row < mat.rows, "row {} of {}", row, mat.rows);
+  if (mat.layout == MatLayout::kPanels) {
+    std::vector<std::byte> copy(static_cast<size_t>(mat.row_bytes));
+    read_panel_row(mat, row, copy.data());
+    return dequantise_row(mat.dtype, copy.data(), mat.cols, out);
+  }
   dequantise_row(mat.dtype, mat.row(row), mat.cols, out);
   if (mat.scales == nullptr) return;
   CHECK(mat.dtype == DType::kF8E4M3, "scales beside {}", dtype_name(mat.dtype));

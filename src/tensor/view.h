@@ -28,8 +28,11 @@ struct TensorView {
 // "[256, 7168]", for messages.
 std::string shape_text(const std::vector<int64_t>& shape);
 
+// How the rows of a matrix lie in memory: one after the other as in a file, or sixteen side by side (panels.h).
+enum class MatLayout : uint8_t { kRows, kPanels };
+
 // A weight matrix [rows, cols] as kernels read it: row i starts at data + i * row_bytes and is cols numbers in blocks
-// along the row. FP8 weights carry scales: weight(i, j) = stored(i, j) * scale(i / 128, j / 128).
+// along the row; in panels, row_bytes is the share of a row, and row(16 p) the begin of panel p. FP8 weights carry scales: weight(i, j) = stored(i, j) * scale(i / 128, j / 128).
 struct Mat {
   DType dtype = DType::kF32;
   int64_t rows = 0, cols = 0;
@@ -38,6 +41,7 @@ struct Mat {
   // F8_E4M3 only; null means 1. [ceil(rows/128), ceil(cols/128)] of kF32 or kF8E8M0.
   const std::byte* scales = nullptr;
   DType scale_dtype = DType::kF32;
+  MatLayout layout = MatLayout::kRows;
 
   explicit operator bool() const { return data != nullptr; }
   const std::byte* row(int64_t i) const { return data + i * row_bytes; }

@@ -33,12 +33,18 @@ void gemm_f32(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t 
 // With W[n, k] = scale q + min and x[t, k] = d qs in each block of 32 (or half of one):
 //   y[t, n] = sum_blocks  (scale d) sum_k q qs  +  (min d) sum_k qs
 // The inner sums are integers; the outer one is a chain of fused multiply-adds in ascending order of blocks.
-void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float*) {
+void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
   const bool with_min = has_min(w.dtype);
   for (int64_t n = rows.begin; n < rows.end; ++n) {
+    const std::byte* row = w.row(n);
+    if (w.layout == MatLayout::kPanels) {
+      auto* copy = reinterpret_cast<std::byte*>(panel);
+      read_panel_row(w, n, copy);
+      row = copy;
+    }
     for (int64_t t = 0; t < T; ++t) y[t * ldy + n] = 0;
     for (int64_t b = 0; b < w.cols / 32; ++b) {
-      const IntBlock block = unpack_block(w.dtype, w.row(n), b);
+      const IntBlock block = unpack_block(w.dtype, row, b);
       const int width = 32 / block.halves;
       for (int64_t t = 0; t < T; ++t) {
         const int8_t* qs = x.qs_row(t) + 32 * b;

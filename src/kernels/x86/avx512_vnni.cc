@@ -23,6 +23,7 @@
 #include "kernels/levels.h"
 #include "tensor/blocks.h"
 #include "tensor/codec.h"
+#include "tensor/panels.h"
 #include "tensor/scalar.h"
 
 #if defined(__clang__)

@@ -223,13 +223,15 @@ inline void blocks_to_panel(const Mat& w, int64_t row, int64_t rows, int64_t k0,
     const int64_t count = rows - r < kLanes ? rows - r : kLanes;
     for (int64_t k = 0; k < n; k += kStep) {
       const std::byte* p = w.row(row + r) + (k0 + k) / kStep * Format::kBytes;
-      if (count == kLanes) {
-        Format::unpack(p, w.row_bytes, tiles);
+      if (w.layout == MatLayout::kPanels) {
+        Format::unpack(PanelGroup<Format>(w, row + r).unit((k0 + k) / kStep), tiles);
+      } else if (count == kLanes) {
+        Format::unpack(StridedRows{p, w.row_bytes}, tiles);
       } else {  // short of rows: copy the unit of each, the last one repeated
         std::byte copy[kLanes * Format::kBytes];
         for (int64_t i = 0; i < kLanes; ++i)
           std::memcpy(copy + i * Format::kBytes, p + (i < count ? i : count - 1) * w.row_bytes, Format::kBytes);
-        Format::unpack(copy, Format::kBytes, tiles);
+        Format::unpack(StridedRows{copy, Format::kBytes}, tiles);
       }
       for (int b = 0; b < Format::kBlocks; ++b) tile_to_rows<Format>(tiles[b], count, out + r * n + k + 32 * b, n);
     }

@@ -107,6 +107,9 @@ KERNEL_INLINE Floats load_i8(const void* p) {
 KERNEL_INLINE Ints zero_i() {
   return _mm256_setzero_si256();
 }
+KERNEL_INLINE Ints load_i(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
 KERNEL_INLINE Ints set_i(int32_t x) {
   return _mm256_set1_epi32(x);
 }

@@ -124,6 +124,9 @@ KERNEL_INLINE Floats load_i8(const void* p) {
 KERNEL_INLINE Ints zero_i() {
   return _mm512_setzero_si512();
 }
+KERNEL_INLINE Ints load_i(const void* p) {
+  return _mm512_loadu_si512(p);
+}
 KERNEL_INLINE Ints set_i(int32_t x) {
   return _mm512_set1_epi32(x);
 }

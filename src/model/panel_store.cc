@@ -1,0 +1,353 @@
+#include "model/panel_store.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <new>
+#include <vector>
+
+#include "base/progress.h"
+#include "model/checkpoint.h"
+#include "tensor/panels.h"
+
+namespace westlake {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kAlign = 64;
+constexpr int64_t kPiece = int64_t{4} << 20;        // bytes that a thread turns over and writes at a time
+constexpr size_t kHugePage = size_t{2} << 20;       // alignment of panels in memory
+constexpr char kMagic[8] = {'W', 'L', 'P', 'A', 'N', 'E', 'L', '1'};  // the last character is the version of the layout
+
+// The first bytes of a file; the panels of all matrices follow from kHeaderBytes on, each at a multiple of kAlign.
+struct Header {
+  char magic[8];
+  uint64_t size_bytes;    // of the file
+  uint64_t shapes_hash;   // dtype, rows and cols of the matrices in order
+  uint64_t weights_hash[2];
+  uint64_t header_hash;   // of the bytes before it
+};
+constexpr int64_t kHeaderBytes = 4096;
+
+// A matrix and where its panels go.
+struct Piece {
+  Mat* target;
+  Mat rows;  // as the checkpoint has it
+  int64_t offset;
+  int64_t panels() const { return rows.rows / kPanelRows; }
+  int64_t panel_bytes() const { return kPanelRows * rows.row_bytes; }
+};
+
+struct Layout {
+  std::vector<Piece> pieces;
+  int64_t size_bytes = 0;
+};
+
+// MLA's up-projections are used head by head: a head must be whole panels.
+bool heads_are_panels(const ModelConfig& c, const LayerWeights& layer, const Mat* mat) {
+  const auto whole = [](int64_t rows) { return rows % kPanelRows == 0; };
+  if (mat == &layer.mla.kv_b_proj) return whole(c.qk_nope_head_dim) && whole(c.v_head_dim);
+  if (mat == &layer.mla.k_b_proj) return whole(c.kv_lora_rank);
+  if (mat == &layer.mla.v_b_proj) return whole(c.v_head_dim);
+  return true;
+}
+
+Layout plan(const ModelConfig& config, Weights* weights) {
+  const auto fits = [&](const Mat* mat) {
+    const auto layer_fits = [&](const LayerWeights& layer) { return heads_are_panels(config, layer, mat); };
+    return std::all_of(weights->layers.begin(), weights->layers.end(), layer_fits) &&
+           std::all_of(weights->mtp.begin(), weights->mtp.end(), [&](const MtpWeights& m) { return layer_fits(m.layer); });
+  };
+  Layout layout;
+  for_each_matrix(weights, [&](Mat& mat) {
+    if (!can_be_panels(mat) || !fits(&mat)) return;
+    layout.pieces.push_back({&mat, mat, layout.size_bytes});
+    layout.size_bytes += (mat.bytes() + kAlign - 1) / kAlign * kAlign;
+  });
+  return layout;
+}
+
+void point_at(const Layout& layout, const std::byte* base) {
+  for (const Piece& piece : layout.pieces) {
+    piece.target->data = base + piece.offset;
+    piece.target->layout = MatLayout::kPanels;
+  }
+}
+
+// Some panels of one matrix: what a thread takes at a time.
+struct Task {
+  const Piece* piece;
+  int64_t begin, end;
+  int64_t bytes() const { return (end - begin) * piece->panel_bytes(); }
+};
+
+std::vector<Task> tasks_of(const Layout& layout) {
+  std::vector<Task> tasks;
+  for (const Piece& piece : layout.pieces) {
+    const int64_t step = std::max<int64_t>(1, kPiece / piece.panel_bytes());
+    for (int64_t p = 0; p < piece.panels(); p += step)
+      tasks.push_back({&piece, p, std::min(p + step, piece.panels())});
+  }
+  return tasks;
+}
+
+// Bytes of the rows that a task reads.
+std::span<const std::byte> source_of(const Task& task) {
+  return {task.piece->rows.row(task.begin * kPanelRows), static_cast<size_t>(task.bytes())};
+}
+
+// Calls f(task, thread) for all, in the order of the file, with progress.
+void for_each_task(const std::vector<Task>& tasks, const char* label, int64_t total, ThreadPool& pool,
+                   FunctionRef<void(const Task&, size_t, int)> f) {
+  Progress progress(label, static_cast<uint64_t>(total), "bytes");
+  int64_t done = 0;
+  const int64_t at_once = 8 * pool.size();
+  for (size_t first = 0; first < tasks.size(); first += static_cast<size_t>(at_once)) {
+    const int64_t n = std::min<int64_t>(at_once, static_cast<int64_t>(tasks.size() - first));
+    pool.for_each_chunk(n, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t i = begin; i < end; ++i) f(tasks[first + static_cast<size_t>(i)], first + static_cast<size_t>(i), thread);
+    });
+    for (int64_t i = 0; i < n; ++i) done += tasks[first + static_cast<size_t>(i)].bytes();
+    progress.update(static_cast<uint64_t>(done));
+  }
+}
+
+void turn_over(const Task& task, std::byte* out) {
+  for (int64_t p = task.begin; p < task.end; ++p)
+    write_panel(task.piece->rows, p, out + (p - task.begin) * task.piece->panel_bytes());
+  release_pages(source_of(task));
+}
+
+uint64_t hash_of(const void* data, size_t bytes) {
+  return XXH3_64bits(data, bytes);
+}
+
+uint64_t shapes_hash(const Layout& layout) {
+  std::vector<int64_t> shapes;
+  for (const Piece& piece : layout.pieces)
+    shapes.insert(shapes.end(), {static_cast<int64_t>(piece.rows.dtype), piece.rows.rows, piece.rows.cols});
+  return hash_of(shapes.data(), shapes.size() * sizeof(int64_t));
+}
+
+// Of the bytes of all matrices, in the order of the pieces.
+XXH128_hash_t hash_weights(const Layout& layout, ThreadPool& pool) {
+  const std::vector<Task> tasks = tasks_of(layout);
+  std::vector<XXH128_hash_t> hashes(tasks.size());
+  for_each_task(tasks, "reading the weights", layout.size_bytes, pool, [&](const Task& task, size_t i, int) {
+    const auto bytes = source_of(task);
+    hashes[i] = XXH3_128bits(bytes.data(), bytes.size());
+    release_pages(bytes);
+  });
+  hashes.push_back({shapes_hash(layout), 0});
+  return XXH3_128bits(hashes.data(), hashes.size() * sizeof(XXH128_hash_t));
+}
+
+// Device, inode, size and time of change of all files of the checkpoint: the same as long as nobody touched them.
+uint64_t files_identity(const Checkpoint& checkpoint) {
+  std::vector<uint64_t> facts;
+  for (const std::string& path : checkpoint.files()) {
+    struct stat s = {};
+    if (stat(path.c_str(), &s) != 0) return 0;
+    facts.insert(facts.end(), {static_cast<uint64_t>(s.st_dev), static_cast<uint64_t>(s.st_ino),
+                               static_cast<uint64_t>(s.st_size), static_cast<uint64_t>(s.st_mtim.tv_sec),
+                               static_cast<uint64_t>(s.st_mtim.tv_nsec), static_cast<uint64_t>(s.st_ctim.tv_nsec)});
+  }
+  return hash_of(facts.data(), facts.size() * sizeof(uint64_t));
+}
+
+// A folder of panel files.
+class Folder {
+ public:
+  Folder(std::string path, const Checkpoint& checkpoint, const Layout& layout, ThreadPool& pool)
+      : path_(std::move(path)), checkpoint_(checkpoint), layout_(layout), pool_(pool) {}
+
+  // The mapped file of these weights, made if there is none.
+  Result<MappedFile> open(std::string* file_path) {
+    std::error_code error;
+    fs::create_directories(path_ + "/known", error);
+    if (error) return make_error(Code::kIo, "{}: cannot be made: {}", path_, error.message());
+    TRY_ASSIGN(hash_, known_hash());
+    const std::string target = fmt::format("{}/{:016x}{:016x}.panels", path_, hash_.high64, hash_.low64);
+    *file_path = target;
+    if (Result<MappedFile> file = map_checked(target); file.ok()) return file;
+    TRY(write(target));
+    return map_checked(target);
+  }
+
+ private:
+  Result<XXH128_hash_t> known_hash() {
+    const std::string known = fmt::format("{}/known/{:016x}", path_, files_identity(checkpoint_) ^ shapes_hash(layout_));
+    XXH128_hash_t hash = {};
+    if (const Result<std::string> text = read_file(known, 64); text.ok()) {
+      unsigned long long high = 0, low = 0;
+      if (std::sscanf(text->c_str(), "%16llx%16llx", &high, &low) == 2) return XXH128_hash_t{low, high};
+    }
+    hash = hash_weights(layout_, pool_);
+    TRY(write_file(known, fmt::format("{:016x}{:016x}\n", hash.high64, hash.low64)));
+    return hash;
+  }
+
+  int64_t file_bytes() const { return kHeaderBytes + layout_.size_bytes; }
+
+  Header header() const {
+    Header h = {};
+    std::memcpy(h.magic, kMagic, sizeof kMagic);
+    h.size_bytes = static_cast<uint64_t>(file_bytes());
+    h.shapes_hash = shapes_hash(layout_);
+    h.weights_hash[0] = hash_.high64;
+    h.weights_hash[1] = hash_.low64;
+    h.header_hash = hash_of(&h, offsetof(Header, header_hash));
+    return h;
+  }
+
+  // The file, when its header is the one these weights would get, and the panels that are looked at are theirs.
+  Result<MappedFile> map_checked(const std::string& path) {
+    TRY_ASSIGN(MappedFile file, MappedFile::open(path));
+    const Header wanted = header();
+    const auto bytes = file.bytes();
+    if (static_cast<int64_t>(bytes.size()) != file_bytes() || std::memcmp(bytes.data(), &wanted, sizeof wanted) != 0)
+      return make_error(Code::kCorrupt, "{}: is no panel file of these weights", path);
+    std::vector<std::byte> panel;
+    for (size_t i = 0; i < layout_.pieces.size(); i += std::max<size_t>(1, layout_.pieces.size() / 16)) {
+      const Piece& piece = layout_.pieces[i];
+      panel.resize(static_cast<size_t>(piece.panel_bytes()));
+      const int64_t p = static_cast<int64_t>(i) % piece.panels();
+      write_panel(piece.rows, p, panel.data());
+      if (std::memcmp(bytes.data() + kHeaderBytes + piece.offset + p * piece.panel_bytes(), panel.data(), panel.size()))
+        return make_error(Code::kCorrupt, "{}: panel {} of matrix {} is not that of the weights", path, p, i);
+    }
+    utimensat(AT_FDCWD, path.c_str(), nullptr, 0);  // used now: the last to make room for others
+    return file;
+  }
+
+  // Removes files not used for longest until there is room.
+  Status make_room(int64_t bytes) const {
+    constexpr int64_t kSpare = int64_t{1} << 30;
+    for (;;) {
+      struct statvfs s = {};
+      if (statvfs(path_.c_str(), &s) != 0) return make_error(Code::kIo, "{}: {}", path_, errno_text(errno));
+      const int64_t free = static_cast<int64_t>(s.f_bavail) * static_cast<int64_t>(s.f_frsize);
+      if (free >= bytes + kSpare) return {};
+      std::error_code error;
+      fs::path oldest;
+      for (const fs::directory_entry& entry : fs::directory_iterator(path_, error)) {
+        if (entry.path().extension() != ".panels") continue;
+        if (oldest.empty() || entry.last_write_time(error) < fs::last_write_time(oldest, error)) oldest = entry.path();
+      }
+      if (oldest.empty() || !fs::remove(oldest, error))
+        return make_error(Code::kExhausted, "{}: {} free, {} needed", path_, human_bytes(static_cast<uint64_t>(free)),
+                          human_bytes(static_cast<uint64_t>(bytes + kSpare)));
+    }
+  }
+
+  Status write(const std::string& target) {
+    const std::string temporary = target + ".tmp";
+    const int fd = ::open(temporary.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
+    if (fd < 0) return make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
+    const Status status = write_locked(fd, temporary, target);
+    ::close(fd);  // and with it the lock
+    return status;
+  }
+
+  Status write_locked(int fd, const std::string& temporary, const std::string& target) {
+    while (flock(fd, LOCK_EX) != 0) {  // another process that writes the same file is waited for
+      if (errno != EINTR) return make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
+    }
+    struct stat ours = {}, there = {};
+    if (fstat(fd, &ours) != 0 || stat(temporary.c_str(), &there) != 0 || ours.st_ino != there.st_ino) {
+      // It was renamed by the one that was waited for.
+      if (is_file(target)) return {};
+      return make_error(Code::kIo, "{}: was taken away while it was waited for", temporary);
+    }
+    TRY(make_room(file_bytes()));
+    if (ftruncate(fd, 0) != 0) return make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
+    const int failed = posix_fallocate(fd, 0, file_bytes());
+    Status status = failed != 0 ? make_error(Code::kExhausted, "{}: {}", temporary, errno_text(failed)) : fill(fd, temporary);
+    if (status.ok() && (fsync(fd) != 0 || rename(temporary.c_str(), target.c_str()) != 0))
+      status = make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
+    if (!status.ok()) unlink(temporary.c_str());
+    return status;
+  }
+
+  Status fill(int fd, const std::string& path) {
+    const std::vector<Task> tasks = tasks_of(layout_);
+    int64_t most = 0;
+    for (const Task& task : tasks) most = std::max(most, task.bytes());
+    std::vector<std::vector<std::byte>> buffers(static_cast<size_t>(pool_.size()));
+    for (auto& buffer : buffers) buffer.resize(static_cast<size_t>(most));
+    std::atomic<int> error{0};
+    for_each_task(tasks, "laying out the weights (once)", layout_.size_bytes, pool_,
+                  [&](const Task& task, size_t, int thread) {
+                    std::byte* out = buffers[static_cast<size_t>(thread)].data();
+                    turn_over(task, out);
+                    const int64_t at = kHeaderBytes + task.piece->offset + task.begin * task.piece->panel_bytes();
+                    for (int64_t done = 0; done < task.bytes() && error == 0;) {
+                      const ssize_t n = pwrite(fd, out + done, static_cast<size_t>(task.bytes() - done), at + done);
+                      if (n > 0) {
+                        done += n;
+                      } else if (errno != EINTR) {
+                        error = n == 0 ? EIO : errno;
+                      }
+                    }
+                  });
+    const Header h = header();
+    if (error == 0 && pwrite(fd, &h, sizeof h, 0) != static_cast<ssize_t>(sizeof h)) error = errno;
+    if (error != 0) return make_error(error == ENOSPC ? Code::kExhausted : Code::kIo, "{}: {}", path, errno_text(error));
+    return {};
+  }
+
+  const std::string path_;
+  const Checkpoint& checkpoint_;
+  const Layout& layout_;
+  ThreadPool& pool_;
+  XXH128_hash_t hash_ = {};
+};
+
+}  // namespace
+
+void PanelStore::Free::operator()(std::byte* p) const {
+  ::operator delete[](p, std::align_val_t(kHugePage));
+}
+
+Result<PanelStore> PanelStore::open(const Checkpoint& checkpoint, const PanelOptions& options, ThreadPool& pool,
+                                    Weights* weights) {
+  PanelStore store;
+  const Layout layout = plan(checkpoint.config(), weights);
+  store.size_bytes_ = layout.size_bytes;
+  if (layout.size_bytes == 0) return store;
+  if (!options.folder.empty() && layout.size_bytes >= options.file_from_bytes) {
+    Folder folder(options.folder, checkpoint, layout, pool);
+    Result<MappedFile> file = folder.open(&store.path_);
+    if (file.ok()) {
+      store.file_ = std::move(*file);
+      point_at(layout, store.file_.bytes().data() + kHeaderBytes);
+      return store;
+    }
+    store.note_ = fmt::format("the weights are laid out in memory at each start, no file could be kept: {}",
+                              file.error().message);
+    store.path_.clear();
+  }
+  const size_t size = (static_cast<size_t>(layout.size_bytes) + kHugePage - 1) / kHugePage * kHugePage;
+  auto* base = static_cast<std::byte*>(::operator new[](size, std::align_val_t(kHugePage)));
+  store.memory_.reset(base);
+  madvise(base, size, MADV_HUGEPAGE);  // fewer misses of the address cache; not being granted is no error
+  for_each_task(tasks_of(layout), "laying out the weights", layout.size_bytes, pool,
+                [&](const Task& task, size_t, int) {
+                  turn_over(task, base + task.piece->offset + task.begin * task.piece->panel_bytes());
+                });
+  point_at(layout, base);
+  return store;
+}
+
+}  // namespace westlake
