@@ -131,6 +131,10 @@ KERNEL_INLINE Ints shift_left(Ints a, int n) {
 KERNEL_INLINE Ints shift_right(Ints a, int n) {
   return _mm256_srli_epi32(a, n);
 }
+// The same bits.
+KERNEL_INLINE Floats as_floats(Ints a) {
+  return _mm256_castsi256_ps(a);
+}
 KERNEL_INLINE Floats to_float(Ints a) {
   return _mm256_cvtepi32_ps(a);
 }

@@ -148,6 +148,10 @@ KERNEL_INLINE Ints shift_left(Ints a, int n) {
 KERNEL_INLINE Ints shift_right(Ints a, int n) {
   return _mm512_srli_epi32(a, static_cast<unsigned>(n));
 }
+// The same bits.
+KERNEL_INLINE Floats as_floats(Ints a) {
+  return _mm512_castsi512_ps(a);
+}
 KERNEL_INLINE Floats to_float(Ints a) {
   return _mm512_cvtepi32_ps(a);
 }
