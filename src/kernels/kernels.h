@@ -40,24 +40,28 @@ struct RowRange {
   int64_t begin = 0, end = 0;
 };
 
-// One query head-group against cached keys and values.
-//   out[i] = sum_s softmax_s(scale * q[i] . k[s]) v[s],   s in [0, n_keys)
+// Query rows against cached keys and values: the heads that share keys, of one token, or one head of neighbouring tokens.
+//   out[i] = sum_s softmax_s(scale * q[i] . k[s]) v[s],   s in [0, n_keys + i * keys_step)
 // Row s of the cache is at pages[s / page_tokens] + (s % page_tokens) * row_stride; the key is its floats
 // [k_offset, k_offset + k_dim), the value [v_offset, v_offset + v_dim) (the two may overlap: MLA's latent is both).
 struct AttendArgs {
   const float* q = nullptr;  // [n_q, k_dim], row stride q_stride
   int64_t q_stride = 0;
-  int n_q = 0;  // query rows that see the same keys: heads of a GQA group, or all heads of MLA
+  int n_q = 0;
   const float* const* pages = nullptr;
   int64_t page_tokens = 0;
   int64_t row_stride = 0;
   int64_t k_offset = 0, k_dim = 0;
   int64_t v_offset = 0, v_dim = 0;
-  int64_t n_keys = 0;  // >= 1
+  int64_t n_keys = 0;     // >= 1, of the first row
+  int64_t keys_step = 0;  // 0: all rows see the same; 1: each row sees one more than the row before
   float scale = 1;
   float* out = nullptr;  // [n_q, v_dim], row stride out_stride
   int64_t out_stride = 0;
-  float* scratch = nullptr;  // n_q * n_keys floats
+  float* scratch = nullptr;  // n_q * most_keys() floats
+
+  int64_t keys_of(int i) const { return n_keys + i * keys_step; }
+  int64_t most_keys() const { return keys_of(n_q - 1); }
 };
 
 struct KernelTable {

@@ -53,19 +53,27 @@ struct RopeAngles {
 // Fills angles for all rows of the segments; memory from ctx.scratch.
 RopeAngles rope_angles(Context& ctx, const Rope& rope, std::span<const AttentionSegment> segments, int64_t T);
 
-// One attention task: query rows [q_begin, q_end) of one group, of one token.
+// One attention task: heads [head, head + heads) of one token, or one head of neighbouring tokens.
 struct AttendTask {
   int64_t segment;
-  int64_t row;     // in x
-  int64_t n_keys;  // start + index of the token in its segment + 1
-  int64_t group;
-  int64_t q_begin, q_end;
+  int64_t row, rows;    // in x
+  int64_t n_keys;       // that the first row sees: start + index of the token in its segment + 1
+  int64_t head, heads;  // within one group; one of rows and heads is 1
+
+  int n_q() const { return static_cast<int>(rows * heads); }
 };
 
-// Calls f(task, thread) for every (row, group) of the batch, groups of `group_size` query rows cut finer when there are
-// fewer tasks than threads. Each call is independent of the others: results do not depend on the cut.
+// Rows that a task of one head takes: every key read serves them all.
+inline constexpr int64_t kTaskRows = 16;
+
+// Calls f(task, thread) for every (row, head) of the batch. Heads of one token that share keys, `group_size` of them, go
+// together; where a segment has rows enough and `by_head` allows, rows of one head do. Each query row is independent of
+// the others: results do not depend on the cut. The longest tasks come first.
 void for_attend_tasks(Context& ctx, std::span<const AttentionSegment> segments, int64_t groups, int64_t group_size,
-                      FunctionRef<void(const AttendTask&, int)> f);
+                      bool by_head, FunctionRef<void(const AttendTask&, int)> f);
+
+// Floats of scratch that AttendArgs of any task needs.
+int64_t attend_scratch(std::span<const AttentionSegment> segments, int64_t group_size);
 
 // Largest number of keys that any row of the batch sees.
 int64_t max_keys(std::span<const AttentionSegment> segments);

@@ -49,27 +49,28 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
   }
 
   float* heads = ctx.scratch.take<float>(T * H * hd);
-  const int64_t most_keys = max_keys(segments);
-  float* scores = ctx.scratch.take<float>(ctx.pool.size() * group * most_keys);
-  for_attend_tasks(ctx, segments, KVH, group, [&](const AttendTask& task, int thread) {
+  const int64_t scratch = attend_scratch(segments, group);
+  float* scores = ctx.scratch.take<float>(ctx.pool.size() * scratch);
+  for_attend_tasks(ctx, segments, KVH, group, true, [&](const AttendTask& task, int thread) {
     const KvView& kv = segments[task.segment].kv;
-    const int64_t first = (task.row * H + task.group * group + task.q_begin) * hd;
+    const int64_t first = (task.row * H + task.head) * hd, stride = task.rows > 1 ? H * hd : hd;
     AttendArgs args;
     args.q = q + first;
-    args.q_stride = hd;
-    args.n_q = static_cast<int>(task.q_end - task.q_begin);
+    args.q_stride = stride;
+    args.n_q = task.n_q();
+    args.keys_step = task.rows > 1;
     args.pages = kv.pages;
     args.page_tokens = kv.page_tokens;
     args.row_stride = kv.width;
-    args.k_offset = kv.layer_offset + task.group * hd;
+    args.k_offset = kv.layer_offset + task.head / group * hd;
     args.k_dim = hd;
-    args.v_offset = kv.layer_offset + (KVH + task.group) * hd;
+    args.v_offset = kv.layer_offset + (KVH + task.head / group) * hd;
     args.v_dim = hd;
     args.n_keys = task.n_keys;
     args.scale = options.scale;
     args.out = heads + first;
-    args.out_stride = hd;
-    args.scratch = scores + thread * group * most_keys;
+    args.out_stride = stride;
+    args.scratch = scores + thread * scratch;
     kernels.attend(args);
   });
 

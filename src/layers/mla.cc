@@ -97,15 +97,15 @@ void attend_absorbed(Context& ctx, const MlaOptions& o, const MlaParams& p, std:
   float* out_latent = ctx.scratch.take<float>(T * H * lora);
   absorb_query(ctx, o, p, q + first * H * o.qk_head_dim(), T, q_latent);
 
-  const int64_t keys = max_keys(segments);
-  float* scratch = ctx.scratch.take<float>(ctx.pool.size() * H * keys);
-  for_attend_tasks(ctx, segments, 1, H, [&](const AttendTask& task, int thread) {
+  const int64_t scratch = attend_scratch(segments, H);
+  float* scores = ctx.scratch.take<float>(ctx.pool.size() * scratch);
+  for_attend_tasks(ctx, segments, 1, H, false, [&](const AttendTask& task, int thread) {
     const KvView& kv = segments[task.segment].kv;
-    const int64_t head = (task.row - first) * H + task.q_begin;
+    const int64_t head = (task.row - first) * H + task.head;
     AttendArgs args;
     args.q = q_latent + head * width;
     args.q_stride = width;
-    args.n_q = static_cast<int>(task.q_end - task.q_begin);
+    args.n_q = task.n_q();
     args.pages = kv.pages;
     args.page_tokens = kv.page_tokens;
     args.row_stride = kv.width;
@@ -116,7 +116,7 @@ void attend_absorbed(Context& ctx, const MlaOptions& o, const MlaParams& p, std:
     args.scale = o.scale;
     args.out = out_latent + head * lora;
     args.out_stride = lora;
-    args.scratch = scratch + thread * H * keys;
+    args.scratch = scores + thread * scratch;
     ctx.kernels.attend(args);
   });
 
@@ -179,29 +179,31 @@ void attend_expanded(Context& ctx, const MlaOptions& o, const MlaParams& p, cons
   const int64_t at_once = std::clamp<int64_t>(kMostFloats / (S * head), 1, H);
   ScratchScope scope(ctx.scratch);
   float* kv = ctx.scratch.take<float>(S * at_once * head);
-  float* scores = ctx.scratch.take<float>(ctx.pool.size() * S);
+  const int64_t scratch = attend_scratch({&segment, 1}, 1);
+  float* scores = ctx.scratch.take<float>(ctx.pool.size() * scratch);
   for (int64_t h0 = 0; h0 < H; h0 += at_once) {
     const int64_t n = std::min(at_once, H - h0);
     expand(ctx, o, p, segment.kv, S, h0, n, kv);
     const float* page = kv;
-    for_attend_tasks(ctx, {&segment, 1}, n, 1, [&](const AttendTask& task, int thread) {
-      const int64_t h = h0 + task.group;
+    for_attend_tasks(ctx, {&segment, 1}, n, 1, true, [&](const AttendTask& task, int thread) {
+      const int64_t h = h0 + task.head;
       AttendArgs args;
       args.q = q + (task.row * H + h) * qk;
-      args.q_stride = qk;
-      args.n_q = 1;
+      args.q_stride = H * qk;
+      args.n_q = task.n_q();
+      args.keys_step = 1;
       args.pages = &page;
       args.page_tokens = S;
       args.row_stride = n * head;
-      args.k_offset = task.group * head;
+      args.k_offset = task.head * head;
       args.k_dim = qk;
       args.v_offset = args.k_offset + qk;
       args.v_dim = v;
       args.n_keys = task.n_keys;
       args.scale = o.scale;
       args.out = heads + (task.row * H + h) * v;
-      args.out_stride = v;
-      args.scratch = scores + thread * S;
+      args.out_stride = H * v;
+      args.scratch = scores + thread * scratch;
       ctx.kernels.attend(args);
     });
   }

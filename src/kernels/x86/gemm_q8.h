@@ -157,6 +157,13 @@ inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const Q8Rows& x, co
   int64_t t = 0;
   for (; t + kTileTokens <= tokens; t += kTileTokens)
     dot_tiles<Format, G, kTileTokens>(chunk, n, from(t), sums + t * G * kLanes, ahead);
+  if (t == tokens) return;
+  if (tokens > kTileTokens) {
+    // What is left as the end of a whole tile, whose sums stand apart: a short tile waits for its own results, and two
+    // of them take twice the time of a whole one.
+    dot_tiles<Format, G, kTileTokens>(chunk, n, from(tokens - kTileTokens), sums + tokens * G * kLanes, ahead);
+    return;
+  }
   if constexpr (kTileTokens > 4) {
     for (; t + 4 <= tokens; t += 4) dot_tiles<Format, G, 4>(chunk, n, from(t), sums + t * G * kLanes, ahead);
   }
@@ -219,13 +226,14 @@ inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, in
   for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[0][t]);
 }
 
-// sums[tokens][G][kLanes] = the rows of G groups x tokens [t0, t0 + tokens).
+// sums[tokens][G][kLanes] = the rows of G groups x tokens [t0, t0 + tokens). The sums of the tokens behind the last whole
+// tile are found where place_of() says.
 template <typename Format, int G, typename Group>
 inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
                        float* sums) {
   const int64_t blocks = x.cols / 32;
   alignas(64) TileChunk<G> chunk;
-  for (int64_t i = 0; i < tokens * G * kLanes; i += kLanes) store(sums + i, zero());
+  for (int64_t i = 0; i < (tokens + kTileTokens) * G * kLanes; i += kLanes) store(sums + i, zero());
   for (int64_t b0 = 0; b0 < blocks; b0 += kChunkBlocks) {
     const int n = static_cast<int>(blocks - b0 < kChunkBlocks ? blocks - b0 : kChunkBlocks);
     for (int g = 0; g < G; ++g) {
@@ -250,13 +258,19 @@ inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byt
   }
 }
 
+// Where token t of `tokens` is among the sums.
+KERNEL_INLINE int64_t place_of(int64_t t, int64_t tokens) {
+  return tokens > kTileTokens && t >= tokens / kTileTokens * kTileTokens ? t + kTileTokens : t;
+}
+
 // y[t0 + t, r + g kLanes ..] = sums.
 template <int G>
 inline void store_sums(const float* sums, int64_t tokens, int64_t count, float* y, int64_t ldy) {
   for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t place = place_of(t, tokens);
     for (int g = 0; g < G; ++g) {
       float* out = y + t * ldy + g * kLanes;
-      const Floats v = load(sums + (t * G + g) * kLanes);
+      const Floats v = load(sums + (place * G + g) * kLanes);
       if (G > 1 || count == kLanes) {
         store(out, v);
       } else {
@@ -279,7 +293,7 @@ inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* 
 
 template <typename Format>
 inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
-  alignas(64) float sums[kMaxTokens * kRowGroups * kLanes];
+  alignas(64) float sums[(kMaxTokens + kTileTokens) * kRowGroups * kLanes];
   const int64_t fit = kTileBytes / x.cols / kTileTokens * kTileTokens;
   const int64_t tile_tokens = fit < kTileTokens ? kTileTokens : fit > kMaxTokens ? kMaxTokens : fit;
   const bool panels = w.layout == MatLayout::kPanels;

@@ -76,6 +76,21 @@ KERNEL_INLINE float sum8(__m256 v) {
 KERNEL_INLINE float sum(Floats v) {
   return sum8(_mm256_add_ps(low(v), high(v)));
 }
+#define WESTLAKE_SUM_SIXTEEN 1
+// Lane 4 t + r of the result is sum(v[4 r + t]), to the bit: the same tree, a level for all at once.
+KERNEL_INLINE Floats sum_sixteen(const Floats (&v)[16]) {
+  Floats quarter[4];  // of each: four lanes of four sums
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const Floats *a = v + 4 * i;
+    const Floats ab = add(_mm512_shuffle_f32x4(a[0], a[1], 0x44), _mm512_shuffle_f32x4(a[0], a[1], 0xee));
+    const Floats cd = add(_mm512_shuffle_f32x4(a[2], a[3], 0x44), _mm512_shuffle_f32x4(a[2], a[3], 0xee));
+    quarter[i] = add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  }
+  const Floats x = add(_mm512_shuffle_ps(quarter[0], quarter[1], 0x44), _mm512_shuffle_ps(quarter[0], quarter[1], 0xee));
+  const Floats y = add(_mm512_shuffle_ps(quarter[2], quarter[3], 0x44), _mm512_shuffle_ps(quarter[2], quarter[3], 0xee));
+  return add(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
+}
 KERNEL_INLINE float largest(Floats v) {
   return _mm512_reduce_max_ps(v);
 }
