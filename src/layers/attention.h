@@ -14,15 +14,26 @@
 namespace westlake {
 
 // One layer of one sequence's cache. Position s is at pages[s / page_tokens] + layer_offset + (s % page_tokens) *
-// width. Does not own the pages. The pages hold float32.
+// width. Does not own the pages. The pages hold float32, or int8 as kernels.h lays it out (row_bytes > 0).
 struct KvView {
   float* const* pages = nullptr;
   int64_t page_tokens = 0;
   int64_t width = 0;         // floats a position (ModelConfig::kv_width)
   int64_t layer_offset = 0;  // where this layer begins in every page
+  int64_t row_bytes = 0;     // of int8; 0: float32
 
   float* row(int64_t position) const {
     return pages[position / page_tokens] + layer_offset + position % page_tokens * width;
+  }
+  bool q8() const { return row_bytes > 0; }
+  // n numbers as int8 at `offset` of the row of a position, their scale as that of `part`.
+  void write_q8(const KernelTable& kernels, int64_t position, const float* x, int64_t n, int64_t offset,
+                int64_t part) const {
+    float* layer = pages[position / page_tokens] + layer_offset;
+    auto* rows = reinterpret_cast<int8_t*>(layer);
+    const int64_t in_page = position % page_tokens;
+    layer[page_tokens * (row_bytes / 4 + part) + in_page] =
+        kernels.quantise_row(x, n, rows + in_page * row_bytes + offset);
   }
 };
 

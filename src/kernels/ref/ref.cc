@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "kernels/levels.h"
+#include "kernels/ref/attend_q8.h"
 #include "kernels/ref/unpack.h"
 #include "tensor/codec.h"
 
@@ -191,6 +192,9 @@ const KernelTable kRefKernels = {
     .rope_interleaved = rope_interleaved,
     .rope_halves = rope_halves,
     .attend = attend,
+    .attend_q8 = ref_attend_q8,
+    .attend_q8_merge = ref_attend_q8_merge,
+    .quantise_row = ref_quantise_row,
 };
 
 }  // namespace westlake
