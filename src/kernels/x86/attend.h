@@ -32,6 +32,20 @@ inline void store_scores(const AttendArgs& a, const Floats* sums, int64_t i, int
   }
 }
 
+#if WESTLAKE_SUM_SIXTEEN
+// Scores of four keys with NT query rows: sixteen are summed together, two operations each instead of eight.
+template <int NT>
+inline void score_four(const AttendArgs& a, const std::byte* keys, int64_t i, int64_t s) {
+  const int64_t ld = a.most_keys();
+  Floats sums[16];
+  for (Floats& each : sums) each = zero();
+  multiply<LoadF32, 4, NT>(keys, a.row_stride * 4, nullptr, a.q + i * a.q_stride, a.q_stride, a.k_dim, sums, 4);
+  alignas(64) float scores[16];
+  store(scores, mul(set(a.scale), sum_sixteen(sums)));
+  for (int t = 0; t < NT; ++t) std::memcpy(a.scratch + (i + t) * ld + s, scores + 4 * t, 16);
+}
+#endif
+
 // Scores of R keys with all query rows.
 template <int R>
 inline void score_keys(const AttendArgs& a, const float* key, int64_t s) {
@@ -39,16 +53,11 @@ inline void score_keys(const AttendArgs& a, const float* key, int64_t s) {
   int64_t i = 0;
 #if WESTLAKE_SUM_SIXTEEN
   if constexpr (R == 4) {
-    // Sixteen scores are summed together: two operations each instead of eight.
-    const int64_t keys = a.most_keys();
-    for (; i + 4 <= a.n_q; i += 4) {
-      Floats sums[16];
-      for (Floats& each : sums) each = zero();
-      multiply<LoadF32, 4, 4>(w, a.row_stride * 4, nullptr, a.q + i * a.q_stride, a.q_stride, a.k_dim, sums, 4);
-      alignas(64) float scores[16];
-      store(scores, mul(set(a.scale), sum_sixteen(sums)));
-      for (int t = 0; t < 4; ++t) std::memcpy(a.scratch + (i + t) * keys + s, scores + 4 * t, 16);
-    }
+    for (; i + 4 <= a.n_q; i += 4) score_four<4>(a, w, i, s);
+    if (a.n_q - i == 3) return score_four<3>(a, w, i, s);
+    if (a.n_q - i == 2) return score_four<2>(a, w, i, s);
+    if (a.n_q - i == 1) return score_four<1>(a, w, i, s);
+    return;
   }
 #endif
   for (; i < a.n_q; i += kTokens) {
@@ -88,7 +97,11 @@ inline void attend(const AttendArgs& a) {
     for_each_run(a, s0, end, [&](const float* rows, int64_t s, int64_t count) {
       int64_t i = 0;
       for (; i + kNT <= a.n_q; i += kNT) add_values<kNT>(a, rows, s, count, i);
-      for (; i < a.n_q; ++i) add_values<1>(a, rows, s, count, i);
+      if constexpr (kNT == 4) {
+        if (a.n_q - i == 3) return add_values<3>(a, rows, s, count, i);
+        if (a.n_q - i == 2) return add_values<2>(a, rows, s, count, i);
+      }
+      if (i < a.n_q) add_values<1>(a, rows, s, count, i);
     });
   }
 }
