@@ -109,13 +109,18 @@ KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x,
   }
 }
 
-// Memory that will be read soon, asked for a few lines at a time while there is arithmetic to do.
+// Memory that will be read soon, the same piece of G groups, asked for a few lines at a time while there is arithmetic to
+// do: asked for at once, the lines fill the queue of misses.
+template <int G>
 struct Ahead {
-  const std::byte* next = nullptr;
-  const std::byte* end = nullptr;
-  int64_t lines = 0;  // a step
+  const std::byte* groups[G] = {};
+  int64_t next = 0, bytes = 0;  // of each
+  int64_t lines = 0;            // a step
   KERNEL_INLINE void step() {
-    for (int64_t i = 0; i < lines && next < end; ++i, next += 64) prefetch(next);
+    for (int64_t i = 0; i < lines && next < bytes; ++i, next += 64) {
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) prefetch(groups[g] + next);
+    }
   }
 };
 
@@ -127,7 +132,7 @@ struct TileChunk {
 
 // sums[t][g] += tiles x tokens [t0, t0 + NT), blocks [b0, b0 + n). sums: [tokens, G, kLanes].
 template <typename Format, int G, int NT>
-inline void dot_tiles(const TileChunk<G>& chunk, int n, const Activations& x, float* sums, Ahead& ahead) {
+inline void dot_tiles(const TileChunk<G>& chunk, int n, const Activations& x, float* sums, Ahead<G>& ahead) {
   Floats sum[G][NT];
 #pragma GCC unroll 8
   for (int t = 0; t < NT; ++t) {
@@ -148,20 +153,28 @@ inline void dot_tiles(const TileChunk<G>& chunk, int n, const Activations& x, fl
   }
 }
 
+// Tokens [t, tokens) that are left by the whole tiles: how many tokens the tile has that they are the end of; 0: none.
+KERNEL_INLINE int64_t overlap(int64_t t, int64_t tokens) {
+  const int64_t left = tokens - t, wide = left == 3 ? 4 : left == 5 ? 6 : 0;
+  return t > 0 && wide <= kTileTokens ? wide : 0;
+}
+
 template <typename Format, int G>
 inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const Q8Rows& x, const std::byte* prepared, int64_t t0,
-                           int64_t tokens, int64_t b0, float* sums, Ahead ahead) {
+                           int64_t tokens, int64_t b0, float* sums, Ahead<G> ahead) {
   const auto from = [&](int64_t t) {
     return Activations(x, t0 + t, b0, prepared + 4 * Format::kHalves * (t * (x.cols / 32) + b0));
   };
   int64_t t = 0;
   for (; t + kTileTokens <= tokens; t += kTileTokens)
     dot_tiles<Format, G, kTileTokens>(chunk, n, from(t), sums + t * G * kLanes, ahead);
-  if (t == tokens) return;
-  if (tokens > kTileTokens) {
-    // What is left as the end of a whole tile, whose sums stand apart: a short tile waits for its own results, and two
-    // of them take twice the time of a whole one.
-    dot_tiles<Format, G, kTileTokens>(chunk, n, from(tokens - kTileTokens), sums + tokens * G * kLanes, ahead);
+  // Three or five are the end of a tile of four or six, whose sums stand apart: two short tiles, each waiting for its own
+  // results, take longer.
+  if (const int64_t wide = overlap(t, tokens); wide == kTileTokens) {
+    dot_tiles<Format, G, kTileTokens>(chunk, n, from(tokens - wide), sums + tokens * G * kLanes, ahead);
+    return;
+  } else if (wide == 4) {
+    dot_tiles<Format, G, 4>(chunk, n, from(tokens - wide), sums + tokens * G * kLanes, ahead);
     return;
   }
   if constexpr (kTileTokens > 4) {
@@ -240,19 +253,16 @@ inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byt
       for (int b = 0; b < n; b += Format::kBlocks)
         Format::unpack(groups[g].template unit<false>((b0 + b) / Format::kBlocks), chunk.tiles[g] + b);
     }
-    // The next chunk comes while this one is multiplied: groups of a matrix in panels lie one after the other.
-    Ahead ahead;
-    const int64_t unit = (b0 + n) / Format::kBlocks, units = kChunkBlocks / Format::kBlocks;
-    const int64_t steps = n * ((tokens + kTileTokens - 1) / kTileTokens);
-    for (int g = 0; g < G; ++g) {
-      ahead.next = groups[g].address(unit);
-      if (ahead.next == nullptr) break;
-      const int64_t bytes = units * Format::kBytes * kPanelRows;
-      ahead.end = ahead.next + bytes;
-      ahead.lines = (bytes / 64 * G + steps - 1) / steps;
-      if (g + 1 < G) {
-        for (; ahead.next < ahead.end; ahead.next += 64) prefetch(ahead.next);
-      }
+    // The next chunk comes while this one is multiplied: of the same groups, or the first of those behind them.
+    Ahead<G> ahead;
+    if (groups[0].address(0) != nullptr) {
+      const bool last = b0 + n == blocks;
+      const int64_t units = blocks / Format::kBlocks;
+      for (int g = 0; g < G; ++g)
+        ahead.groups[g] = last ? groups[0].address((G + g) * units) : groups[g].address((b0 + n) / Format::kBlocks);
+      const int64_t steps = n * ((tokens + kTileTokens - 1) / kTileTokens);
+      ahead.bytes = kChunkBlocks / Format::kBlocks * Format::kBytes * kPanelRows;
+      ahead.lines = (ahead.bytes / 64 + steps - 1) / steps;
     }
     dot_all_tokens<Format, G>(chunk, n, x, prepared, t0, tokens, b0, sums, ahead);
   }
@@ -260,7 +270,8 @@ inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byt
 
 // Where token t of `tokens` is among the sums.
 KERNEL_INLINE int64_t place_of(int64_t t, int64_t tokens) {
-  return tokens > kTileTokens && t >= tokens / kTileTokens * kTileTokens ? t + kTileTokens : t;
+  const int64_t whole = tokens / kTileTokens * kTileTokens, wide = overlap(whole, tokens);
+  return t >= whole && wide > 0 ? t + wide : t;
 }
 
 // y[t0 + t, r + g kLanes ..] = sums.
