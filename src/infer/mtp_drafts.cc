@@ -95,7 +95,9 @@ void mtp_drafts(Context& context, const Model& model, std::span<DraftRequest> re
   for (DraftRequest& r : requests) {
     r.drafts.clear();
     // Row length + wanted - 2 is the last.
-    if (r.wanted > 0 && r.sequence->mtp()->cache.ensure(r.sequence->length() + r.wanted - 1).ok()) open.push_back(&r);
+    if (r.wanted > 0 && !r.sequence->mtp()->pending.empty() &&
+        r.sequence->mtp()->cache.ensure(r.sequence->length() + r.wanted - 1).ok())
+      open.push_back(&r);
   }
   if (open.empty()) return;
   auto pass = std::make_unique<Pass>(context, model);

@@ -19,10 +19,11 @@ struct DraftRequest {
   Sequence* sequence = nullptr;  // with an MTP track
   int32_t next = 0;              // the token behind sequence->tokens()
   int64_t wanted = 0;            // drafts
-  std::vector<int32_t> drafts;   // the answer: as many as wanted; none when the cache has no pages left
+  std::vector<int32_t> drafts;   // the answer: as many as wanted, or none
 };
 
-// Requires: the model has a module, every sequence an MTP track and at least one token in its cache.
+// No drafts for a sequence whose last state is not there any more (it has drafted since its last row), or for which the
+// cache has no pages left. Requires: the model has a module, every sequence an MTP track.
 void mtp_drafts(Context& context, const Model& model, std::span<DraftRequest> requests);
 
 // Computes the rows of which the token after them is in the cache already, once there are some: so the states of a long
