@@ -121,9 +121,14 @@ Status run(const Options& options) {
   PagePool pool(model.cache_shape(kPageTokens));
   SequenceCache cache(pool);
   TRY(cache.ensure(ctx));
+  // The exact path has everything of its own: float32 keys and values, and the weights as the file has them.
+  Context exact_context{runtime.context->kernels, *runtime.pool, /*exact=*/true};
+  TRY_ASSIGN(const Model exact_model, Model::bind(*runtime.checkpoint));
+  PagePool exact_pool(exact_model.cache_shape(kPageTokens));
+  SequenceCache exact_cache(exact_pool);
+  if (options.kl) TRY(exact_cache.ensure(ctx));
   const int64_t rows = ctx - 1 - first;
   std::vector<float> logits((rows + 1) * V), exact(options.kl ? logits.size() : 0);
-  Context exact_context{runtime.context->kernels, *runtime.pool, /*exact=*/true};
   Score fast_score, exact_score;
   Progress progress("perplexity", static_cast<uint64_t>(windows * ctx), "tokens");
   for (int64_t window = 0; window < windows; ++window) {
@@ -135,7 +140,10 @@ Status run(const Options& options) {
     segment.pages = cache.pages();
     segment.logits_from = first;
     model.forward(*runtime.context, {&segment, 1}, kPageTokens, logits.data());
-    if (options.kl) model.forward(exact_context, {&segment, 1}, kPageTokens, exact.data());
+    if (options.kl) {
+      segment.pages = exact_cache.pages();
+      exact_model.forward(exact_context, {&segment, 1}, kPageTokens, exact.data());
+    }
     for (int64_t i = 0; i < rows; ++i) {
       add_row(logits.data() + i * V, options.kl ? exact.data() + i * V : nullptr, V, tokens[first + i + 1], &fast_score,
               &exact_score);

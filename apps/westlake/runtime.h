@@ -19,6 +19,7 @@ struct RuntimeOptions {
   std::string model;
   int threads = 0;  // 0: all cores this process may use
   bool exact = false;
+  std::string kv = "q8";   // the type of the cache where the model and --exact allow
   bool no_panels = false;  // weights are read as the file has them
 };
 

@@ -40,24 +40,71 @@ struct RowRange {
   int64_t begin = 0, end = 0;
 };
 
-// One query head-group against cached keys and values.
-//   out[i] = sum_s softmax_s(scale * q[i] . k[s]) v[s],   s in [0, n_keys)
+// Query rows against cached keys and values: the heads that share keys, of one token, or one head of neighbouring tokens.
+//   out[i] = sum_s softmax_s(scale * q[i] . k[s]) v[s],   s in [0, n_keys + i * keys_step)
 // Row s of the cache is at pages[s / page_tokens] + (s % page_tokens) * row_stride; the key is its floats
 // [k_offset, k_offset + k_dim), the value [v_offset, v_offset + v_dim) (the two may overlap: MLA's latent is both).
 struct AttendArgs {
   const float* q = nullptr;  // [n_q, k_dim], row stride q_stride
   int64_t q_stride = 0;
-  int n_q = 0;  // query rows that see the same keys: heads of a GQA group, or all heads of MLA
+  int n_q = 0;
   const float* const* pages = nullptr;
   int64_t page_tokens = 0;
   int64_t row_stride = 0;
   int64_t k_offset = 0, k_dim = 0;
   int64_t v_offset = 0, v_dim = 0;
-  int64_t n_keys = 0;  // >= 1
+  int64_t n_keys = 0;     // >= 1, of the first row
+  int64_t keys_step = 0;  // 0: all rows see the same; 1: each row sees one more than the row before
   float scale = 1;
   float* out = nullptr;  // [n_q, v_dim], row stride out_stride
   int64_t out_stride = 0;
-  float* scratch = nullptr;  // n_q * n_keys floats
+  float* scratch = nullptr;  // n_q * most_keys() floats
+
+  int64_t keys_of(int i) const { return n_keys + i * keys_step; }
+  int64_t most_keys() const { return keys_of(n_q - 1); }
+};
+
+// Keys and values in int8: what a cache page holds for one layer. Rows of int8, one a position, then the scales: part p
+// of a row (a head's key, MLA's latent ..) is scale[p][position in page] * its integers.
+//   [page_tokens][row_bytes] int8   [parts][page_tokens] float32
+// Requires: page_tokens == kKvBlock; row_bytes and every part a multiple of 64.
+inline constexpr int64_t kKvBlock = 64;
+
+// Query rows against int8 keys [begin, end) and their values: a piece of softmax(..) v that attend_q8_merge joins.
+//   max[i] = the largest score, sum[i] = sum_s exp(score - max), out[i] = sum_s exp(score - max) v[s]
+// Row i belongs to token i / heads and sees keys [0, n_keys + i / heads). Weights are rounded to 1/16383 of the largest
+// of 64 keys, q to int8 a part.
+struct AttendQ8Args {
+  const float* q = nullptr;  // [n_q, k_dim()], row stride q_stride
+  int64_t q_stride = 0;
+  int64_t n_q = 0, heads = 1;
+  const float* const* pages = nullptr;
+  int64_t page_tokens = 0;
+  int64_t layer_offset = 0;  // floats
+  int64_t row_bytes = 0;
+  int64_t k_offset = 0;  // of a row; the key is k_parts parts, one after the other
+  int k_parts = 1;
+  int64_t k_dims[2] = {};
+  int64_t k_scale[2] = {};  // which scale each part has
+  int64_t v_offset = 0, v_dim = 0, v_scale = 0;
+  int64_t n_keys = 0;          // of the first token
+  int64_t begin = 0, end = 0;  // begin: a multiple of kKvBlock
+  float scale = 1;
+  float* max = nullptr;          // [n_q]
+  float* sum = nullptr;          // [n_q]; 0 when the row sees nothing of the range
+  float* out = nullptr;          // [n_q, v_dim]
+  std::byte* scratch = nullptr;  // scratch_bytes()
+
+  int64_t k_dim() const { return k_dims[0] + (k_parts > 1 ? k_dims[1] : 0); }
+  int64_t keys_of(int64_t i) const { return n_keys + i / heads; }
+  int64_t scratch_bytes() const { return n_q * (k_dim() + 2 * kKvBlock + 24) + kKvBlock * v_dim + 8 * 64; }
+};
+
+// One row of a piece.
+struct AttendPart {
+  float* max;
+  float* sum;
+  float* out;
 };
 
 struct KernelTable {
@@ -105,6 +152,14 @@ struct KernelTable {
   void (*rope_halves)(float* x, const float* cos, const float* sin, int64_t n);
 
   void (*attend)(const AttendArgs& args);
+
+  void (*attend_q8)(const AttendQ8Args& args);
+
+  // Joins a piece of later keys to those before it; out has n numbers, a multiple of 32.
+  void (*attend_q8_merge)(const AttendPart& later, const AttendPart& to, int64_t n);
+
+  // n numbers to int8: qs = round(x 127 / max|x|), ties to even; returns max|x| / 127. NaN when one is not finite.
+  float (*quantise_row)(const float* x, int64_t n, int8_t* qs);
 };
 
 // The levels this machine can run, slowest first; ref is always there.

@@ -125,6 +125,7 @@ void add_attends(std::vector<OpCase>& cases) {
                        .T = s.n_q,
                        .v_dim = s.v_dim,
                        .page_tokens = s.page,
+                       .causal = gap != 0 && s.keys >= s.n_q,
                        .gap = gap,
                        .misalign = gap ? 1 : 0});
   }

@@ -49,6 +49,7 @@ struct OpCase {
   int64_t cols = 0;                    // K of a weight; n of a row; k_dim of attend
   int64_t T = 1;                       // tokens; n_q of attend
   int64_t v_dim = 0, page_tokens = 0;  // attend
+  bool causal = false;                 // attend: the last row sees all keys, each before it one less
   bool fp8_scales = false;             // F8_E4M3 with scales of scale_dtype
   DType scale_dtype = DType::kF32;
   bool panels = false;  // the weight in panels instead of rows
@@ -61,6 +62,7 @@ struct OpCase {
     if (panels) s += " panels";
     if (fp8_scales) s += fmt::format(" x {}", dtype_name(scale_dtype));
     if (op == Op::kAttend) s += fmt::format(" v={} page={}", v_dim, page_tokens);
+    if (causal) s += " causal";
     if (gap) s += fmt::format(" gap={}", gap);
     if (misalign) s += fmt::format(" off={}", misalign);
     return s;
@@ -339,7 +341,8 @@ inline void OpRun::attend(const KernelTable& k, float* y) {
   args.k_dim = c_.cols;
   args.v_offset = v_offset_;
   args.v_dim = c_.v_dim;
-  args.n_keys = c_.rows;
+  args.keys_step = c_.causal ? 1 : 0;
+  args.n_keys = c_.rows - (c_.T - 1) * args.keys_step;
   args.scale = 1 / std::sqrt(static_cast<float>(c_.cols));
   args.out = y;
   args.out_stride = ldy_;

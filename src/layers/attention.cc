@@ -17,30 +17,65 @@ RopeAngles rope_angles(Context& ctx, const Rope& rope, std::span<const Attention
   return {cos, sin, half};
 }
 
+namespace {
+
+// How the tasks of one segment are cut.
+struct Cut {
+  bool by_head;   // rows of one head, else heads of one row
+  int64_t parts;  // a group is cut in, when not by_head
+  int64_t tasks;
+};
+
+}  // namespace
+
 void for_attend_tasks(Context& ctx, std::span<const AttentionSegment> segments, int64_t groups, int64_t group_size,
-                      FunctionRef<void(const AttendTask&, int)> f) {
-  int64_t rows = 0;
+                      bool by_head, FunctionRef<void(const AttendTask&, int)> f) {
+  int64_t rows = 0, tasks = 0;
   for (const AttentionSegment& segment : segments) rows += segment.T;
   // Twice as many tasks as threads even out different lengths; cutting finer only rereads keys.
   const int64_t wanted = 2 * ctx.pool.size();
-  const int64_t cuts =
+  const int64_t parts =
       ctx.pool.size() == 1 ? 1 : std::clamp<int64_t>((wanted + rows * groups - 1) / (rows * groups), 1, group_size);
-  const int64_t per_row = groups * cuts;
-  ctx.pool.for_each_chunk(rows * per_row, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t index = begin; index < end; ++index) {
-      int64_t row = index / per_row, segment = 0;
-      while (row >= segments[segment].T) row -= segments[segment++].T;
-      const int64_t part = index % per_row, cut = part % cuts;
+  const auto cut_of = [&](const AttentionSegment& s) -> Cut {
+    if (by_head && s.T >= kTaskRows / 4)
+      return {true, 1, groups * group_size * ((s.T + kTaskRows - 1) / kTaskRows)};
+    return {false, parts, s.T * groups * parts};
+  };
+  for (const AttentionSegment& segment : segments) tasks += cut_of(segment).tasks;
+  ctx.pool.for_each_chunk(tasks, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t index = tasks - 1 - i, segment = 0;
+      Cut cut = cut_of(segments[0]);
+      while (index >= cut.tasks) {
+        index -= cut.tasks;
+        cut = cut_of(segments[++segment]);
+      }
+      const AttentionSegment& s = segments[segment];
       AttendTask task;
       task.segment = segment;
-      task.row = segments[segment].first_row + row;
-      task.n_keys = segments[segment].start + row + 1;
-      task.group = part / cuts;
-      task.q_begin = group_size * cut / cuts;
-      task.q_end = group_size * (cut + 1) / cuts;
+      int64_t row;
+      if (cut.by_head) {
+        row = index / (groups * group_size) * kTaskRows;
+        task.rows = std::min(kTaskRows, s.T - row);
+        task.head = index % (groups * group_size);
+        task.heads = 1;
+      } else {
+        row = index / (groups * cut.parts);
+        const int64_t group = index / cut.parts % groups, part = index % cut.parts;
+        const int64_t first = group_size * part / cut.parts;
+        task.rows = 1;
+        task.head = group * group_size + first;
+        task.heads = group_size * (part + 1) / cut.parts - first;
+      }
+      task.row = s.first_row + row;
+      task.n_keys = s.start + row + 1;
       f(task, thread);
     }
   });
+}
+
+int64_t attend_scratch(std::span<const AttentionSegment> segments, int64_t group_size) {
+  return max_keys(segments) * std::max(group_size, kTaskRows);
 }
 
 int64_t max_keys(std::span<const AttentionSegment> segments) {

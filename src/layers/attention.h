@@ -14,15 +14,26 @@
 namespace westlake {
 
 // One layer of one sequence's cache. Position s is at pages[s / page_tokens] + layer_offset + (s % page_tokens) *
-// width. Does not own the pages. The pages hold float32.
+// width. Does not own the pages. The pages hold float32, or int8 as kernels.h lays it out (row_bytes > 0).
 struct KvView {
   float* const* pages = nullptr;
   int64_t page_tokens = 0;
   int64_t width = 0;         // floats a position (ModelConfig::kv_width)
   int64_t layer_offset = 0;  // where this layer begins in every page
+  int64_t row_bytes = 0;     // of int8; 0: float32
 
   float* row(int64_t position) const {
     return pages[position / page_tokens] + layer_offset + position % page_tokens * width;
+  }
+  bool q8() const { return row_bytes > 0; }
+  // n numbers as int8 at `offset` of the row of a position, their scale as that of `part`.
+  void write_q8(const KernelTable& kernels, int64_t position, const float* x, int64_t n, int64_t offset,
+                int64_t part) const {
+    float* layer = pages[position / page_tokens] + layer_offset;
+    auto* rows = reinterpret_cast<int8_t*>(layer);
+    const int64_t in_page = position % page_tokens;
+    layer[page_tokens * (row_bytes / 4 + part) + in_page] =
+        kernels.quantise_row(x, n, rows + in_page * row_bytes + offset);
   }
 };
 
@@ -53,19 +64,27 @@ struct RopeAngles {
 // Fills angles for all rows of the segments; memory from ctx.scratch.
 RopeAngles rope_angles(Context& ctx, const Rope& rope, std::span<const AttentionSegment> segments, int64_t T);
 
-// One attention task: query rows [q_begin, q_end) of one group, of one token.
+// One attention task: heads [head, head + heads) of one token, or one head of neighbouring tokens.
 struct AttendTask {
   int64_t segment;
-  int64_t row;     // in x
-  int64_t n_keys;  // start + index of the token in its segment + 1
-  int64_t group;
-  int64_t q_begin, q_end;
+  int64_t row, rows;    // in x
+  int64_t n_keys;       // that the first row sees: start + index of the token in its segment + 1
+  int64_t head, heads;  // within one group; one of rows and heads is 1
+
+  int n_q() const { return static_cast<int>(rows * heads); }
 };
 
-// Calls f(task, thread) for every (row, group) of the batch, groups of `group_size` query rows cut finer when there are
-// fewer tasks than threads. Each call is independent of the others: results do not depend on the cut.
+// Rows that a task of one head takes: every key read serves them all.
+inline constexpr int64_t kTaskRows = 16;
+
+// Calls f(task, thread) for every (row, head) of the batch. Heads of one token that share keys, `group_size` of them, go
+// together; where a segment has rows enough and `by_head` allows, rows of one head do. Each query row is independent of
+// the others: results do not depend on the cut. The longest tasks come first.
 void for_attend_tasks(Context& ctx, std::span<const AttentionSegment> segments, int64_t groups, int64_t group_size,
-                      FunctionRef<void(const AttendTask&, int)> f);
+                      bool by_head, FunctionRef<void(const AttendTask&, int)> f);
+
+// Floats of scratch that AttendArgs of any task needs.
+int64_t attend_scratch(std::span<const AttentionSegment> segments, int64_t group_size);
 
 // Largest number of keys that any row of the batch sees.
 int64_t max_keys(std::span<const AttentionSegment> segments);

@@ -2,12 +2,46 @@
 
 #include <cstring>
 
+#include "layers/attend_q8.h"
+
 namespace westlake {
 namespace {
 
 void add_bias(const float* bias, int64_t n, float* y) {
   if (bias == nullptr) return;
   for (int64_t i = 0; i < n; ++i) y[i] += bias[i];
+}
+
+// float32 keys and values.
+void attend_f32(Context& ctx, const GqaOptions& options, std::span<const AttentionSegment> segments, const float* q,
+                float* heads) {
+  const int64_t H = options.num_attention_heads, KVH = options.num_key_value_heads;
+  const int64_t hd = options.head_dim, group = H / KVH;
+  const ScratchScope scope(ctx.scratch);
+  const int64_t scratch = attend_scratch(segments, group);
+  float* scores = ctx.scratch.take<float>(ctx.pool.size() * scratch);
+  for_attend_tasks(ctx, segments, KVH, group, true, [&](const AttendTask& task, int thread) {
+    const KvView& kv = segments[task.segment].kv;
+    const int64_t first = (task.row * H + task.head) * hd, stride = task.rows > 1 ? H * hd : hd;
+    AttendArgs args;
+    args.q = q + first;
+    args.q_stride = stride;
+    args.n_q = task.n_q();
+    args.keys_step = task.rows > 1;
+    args.pages = kv.pages;
+    args.page_tokens = kv.page_tokens;
+    args.row_stride = kv.width;
+    args.k_offset = kv.layer_offset + task.head / group * hd;
+    args.k_dim = hd;
+    args.v_offset = kv.layer_offset + (KVH + task.head / group) * hd;
+    args.v_dim = hd;
+    args.n_keys = task.n_keys;
+    args.scale = options.scale;
+    args.out = heads + first;
+    args.out_stride = stride;
+    args.scratch = scores + thread * scratch;
+    ctx.kernels.attend(args);
+  });
 }
 
 }  // namespace
@@ -41,6 +75,13 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
         add_bias(params.v_bias, KVH * hd, v + t * KVH * hd);
         for (int64_t h = 0; h < H; ++h) finish_head(q + (t * H + h) * hd, params.q_norm, t);
         for (int64_t h = 0; h < KVH; ++h) finish_head(k + (t * KVH + h) * hd, params.k_norm, t);
+        if (segment.kv.q8()) {  // parts: the keys of all heads, then the values
+          for (int64_t h = 0; h < KVH; ++h) {
+            segment.kv.write_q8(kernels, segment.start + i, k + (t * KVH + h) * hd, hd, h * hd, h);
+            segment.kv.write_q8(kernels, segment.start + i, v + (t * KVH + h) * hd, hd, (KVH + h) * hd, KVH + h);
+          }
+          continue;
+        }
         float* row = segment.kv.row(segment.start + i);
         std::memcpy(row, k + t * KVH * hd, KVH * hd * sizeof(float));
         std::memcpy(row + KVH * hd, v + t * KVH * hd, KVH * hd * sizeof(float));
@@ -49,29 +90,14 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
   }
 
   float* heads = ctx.scratch.take<float>(T * H * hd);
-  const int64_t most_keys = max_keys(segments);
-  float* scores = ctx.scratch.take<float>(ctx.pool.size() * group * most_keys);
-  for_attend_tasks(ctx, segments, KVH, group, [&](const AttendTask& task, int thread) {
-    const KvView& kv = segments[task.segment].kv;
-    const int64_t first = (task.row * H + task.group * group + task.q_begin) * hd;
-    AttendArgs args;
-    args.q = q + first;
-    args.q_stride = hd;
-    args.n_q = static_cast<int>(task.q_end - task.q_begin);
-    args.pages = kv.pages;
-    args.page_tokens = kv.page_tokens;
-    args.row_stride = kv.width;
-    args.k_offset = kv.layer_offset + task.group * hd;
-    args.k_dim = hd;
-    args.v_offset = kv.layer_offset + (KVH + task.group) * hd;
-    args.v_dim = hd;
-    args.n_keys = task.n_keys;
-    args.scale = options.scale;
-    args.out = heads + first;
-    args.out_stride = hd;
-    args.scratch = scores + thread * group * most_keys;
-    kernels.attend(args);
-  });
+  if (segments[0].kv.q8()) {
+    Q8Group* groups = ctx.scratch.take<Q8Group>(KVH);
+    for (int64_t h = 0; h < KVH; ++h)
+      groups[h] = {h * hd, 1, {hd, 0}, {h, 0}, (KVH + h) * hd, hd, KVH + h};
+    attend_q8(ctx, segments, {groups, static_cast<size_t>(KVH)}, group, options.scale, q, heads);
+  } else {
+    attend_f32(ctx, options, segments, q, heads);
+  }
 
   linear(ctx, params.o_proj, heads, H * hd, T, out, D);
   if (params.o_bias != nullptr) {

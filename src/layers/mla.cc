@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "layers/attend_q8.h"
+
 namespace westlake {
 namespace {
 
@@ -43,11 +45,15 @@ void write_cache(Context& ctx, const MlaOptions& o, const MlaParams& p, const Ro
   for (const AttentionSegment& segment : segments) {
     for (int64_t i = 0; i < segment.T; ++i) {
       const int64_t t = segment.first_row + i;
-      const float* in = latent + t * width;
-      float* row = segment.kv.row(segment.start + i);
+      float* in = latent + t * width;
+      float* row = segment.kv.q8() ? in : segment.kv.row(segment.start + i);
       ctx.kernels.rms_norm(in, p.kv_a_layernorm, static_cast<float>(o.latent_eps), lora, row);
-      std::memcpy(row + lora, in + lora, o.qk_rope_head_dim * sizeof(float));
+      if (row != in) std::memcpy(row + lora, in + lora, o.qk_rope_head_dim * sizeof(float));
       ctx.kernels.rope_interleaved(row + lora, angles.cos_row(t), angles.sin_row(t), o.qk_rope_head_dim);
+      if (segment.kv.q8()) {  // parts: the latent, the rope key
+        segment.kv.write_q8(ctx.kernels, segment.start + i, row, lora, 0, 0);
+        segment.kv.write_q8(ctx.kernels, segment.start + i, row + lora, o.qk_rope_head_dim, lora, 1);
+      }
     }
   }
 }
@@ -86,6 +92,36 @@ void absorb_query(Context& ctx, const MlaOptions& o, const MlaParams& p, const f
   for (int64_t i = 0; i < T * H; ++i) std::memcpy(q_latent + i * width + lora, q + i * qk + nope, rope * sizeof(float));
 }
 
+// Latent queries against float32 latents.
+void attend_latents(Context& ctx, const MlaOptions& o, std::span<const AttentionSegment> segments,
+                    const float* q_latent, float* out_latent) {
+  const int64_t H = o.num_attention_heads, lora = o.kv_lora_rank, width = o.kv_width();
+  const int64_t first = segments.front().first_row;
+  const ScratchScope scope(ctx.scratch);
+  const int64_t scratch = attend_scratch(segments, H);
+  float* scores = ctx.scratch.take<float>(ctx.pool.size() * scratch);
+  for_attend_tasks(ctx, segments, 1, H, false, [&](const AttendTask& task, int thread) {
+    const KvView& kv = segments[task.segment].kv;
+    const int64_t head = (task.row - first) * H + task.head;
+    AttendArgs args;
+    args.q = q_latent + head * width;
+    args.q_stride = width;
+    args.n_q = task.n_q();
+    args.pages = kv.pages;
+    args.page_tokens = kv.page_tokens;
+    args.row_stride = kv.width;
+    args.k_offset = args.v_offset = kv.layer_offset;
+    args.k_dim = width;
+    args.v_dim = lora;
+    args.n_keys = task.n_keys;
+    args.scale = o.scale;
+    args.out = out_latent + head * lora;
+    args.out_stride = lora;
+    args.scratch = scores + thread * scratch;
+    ctx.kernels.attend(args);
+  });
+}
+
 // The absorbed form for a run of neighbouring segments. What all tokens share, the up-projections, is read once.
 void attend_absorbed(Context& ctx, const MlaOptions& o, const MlaParams& p, std::span<const AttentionSegment> segments,
                      const float* q, float* heads) {
@@ -97,28 +133,12 @@ void attend_absorbed(Context& ctx, const MlaOptions& o, const MlaParams& p, std:
   float* out_latent = ctx.scratch.take<float>(T * H * lora);
   absorb_query(ctx, o, p, q + first * H * o.qk_head_dim(), T, q_latent);
 
-  const int64_t keys = max_keys(segments);
-  float* scratch = ctx.scratch.take<float>(ctx.pool.size() * H * keys);
-  for_attend_tasks(ctx, segments, 1, H, [&](const AttendTask& task, int thread) {
-    const KvView& kv = segments[task.segment].kv;
-    const int64_t head = (task.row - first) * H + task.q_begin;
-    AttendArgs args;
-    args.q = q_latent + head * width;
-    args.q_stride = width;
-    args.n_q = static_cast<int>(task.q_end - task.q_begin);
-    args.pages = kv.pages;
-    args.page_tokens = kv.page_tokens;
-    args.row_stride = kv.width;
-    args.k_offset = args.v_offset = kv.layer_offset;
-    args.k_dim = width;
-    args.v_dim = lora;
-    args.n_keys = task.n_keys;
-    args.scale = o.scale;
-    args.out = out_latent + head * lora;
-    args.out_stride = lora;
-    args.scratch = scratch + thread * H * keys;
-    ctx.kernels.attend(args);
-  });
+  if (segments[0].kv.q8()) {
+    const Q8Group group = {0, 2, {lora, width - lora}, {0, 1}, 0, lora, 0};
+    attend_q8(ctx, segments, {&group, 1}, H, o.scale, q_latent, out_latent);
+  } else {
+    attend_latents(ctx, o, segments, q_latent, out_latent);
+  }
 
   // o_h = W_UV sum_s p_s c_s
   Mat* mats = ctx.scratch.take<Mat>(H);
@@ -179,29 +199,31 @@ void attend_expanded(Context& ctx, const MlaOptions& o, const MlaParams& p, cons
   const int64_t at_once = std::clamp<int64_t>(kMostFloats / (S * head), 1, H);
   ScratchScope scope(ctx.scratch);
   float* kv = ctx.scratch.take<float>(S * at_once * head);
-  float* scores = ctx.scratch.take<float>(ctx.pool.size() * S);
+  const int64_t scratch = attend_scratch({&segment, 1}, 1);
+  float* scores = ctx.scratch.take<float>(ctx.pool.size() * scratch);
   for (int64_t h0 = 0; h0 < H; h0 += at_once) {
     const int64_t n = std::min(at_once, H - h0);
     expand(ctx, o, p, segment.kv, S, h0, n, kv);
     const float* page = kv;
-    for_attend_tasks(ctx, {&segment, 1}, n, 1, [&](const AttendTask& task, int thread) {
-      const int64_t h = h0 + task.group;
+    for_attend_tasks(ctx, {&segment, 1}, n, 1, true, [&](const AttendTask& task, int thread) {
+      const int64_t h = h0 + task.head;
       AttendArgs args;
       args.q = q + (task.row * H + h) * qk;
-      args.q_stride = qk;
-      args.n_q = 1;
+      args.q_stride = H * qk;
+      args.n_q = task.n_q();
+      args.keys_step = 1;
       args.pages = &page;
       args.page_tokens = S;
       args.row_stride = n * head;
-      args.k_offset = task.group * head;
+      args.k_offset = task.head * head;
       args.k_dim = qk;
       args.v_offset = args.k_offset + qk;
       args.v_dim = v;
       args.n_keys = task.n_keys;
       args.scale = o.scale;
       args.out = heads + (task.row * H + h) * v;
-      args.out_stride = v;
-      args.scratch = scores + thread * S;
+      args.out_stride = H * v;
+      args.scratch = scores + thread * scratch;
       ctx.kernels.attend(args);
     });
   }
@@ -220,7 +242,8 @@ void mla_forward(Context& ctx, const MlaOptions& o, const MlaParams& p, const Ro
   // Neighbouring absorbed segments (a decode batch) go together.
   for (size_t i = 0; i < segments.size();) {
     size_t end = i;
-    while (end < segments.size() && segments[end].form == MlaForm::kAbsorbed) ++end;
+    const auto absorbed = [](const AttentionSegment& s) { return s.form == MlaForm::kAbsorbed || s.kv.q8(); };
+    while (end < segments.size() && absorbed(segments[end])) ++end;
     if (end > i) {
       attend_absorbed(ctx, o, p, segments.subspan(i, end - i), q, heads);
       i = end;

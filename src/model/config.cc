@@ -192,7 +192,9 @@ void read_quantization(Reader& in, ModelConfig& c) {
   JsonArray block;
   if (q.has("weight_block_size")) {
     bool good = q.element("weight_block_size").get(block) == simdjson::SUCCESS && block.size() == 2;
-    for (JsonElement element : block) good = good && element.is_int64() && int64_t(element) == Mat::kScaleBlock;
+    if (good) {
+      for (JsonElement element : block) good = good && element.is_int64() && int64_t(element) == Mat::kScaleBlock;
+    }
     if (!good) {
       q.fail(make_error(Code::kUnsupported, "{}: 'weight_block_size' is {}, supported is only [128, 128]", place,
                         json_preview(q.element("weight_block_size"))));

@@ -72,6 +72,7 @@ std::vector<AttentionSegment> attention_segments(std::span<const Segment> segmen
     view.kv.pages = s.pages;
     view.kv.page_tokens = shape.page_tokens;
     view.kv.width = shape.width;
+    view.kv.row_bytes = shape.row_bytes;
     row += view.T;
     views.push_back(view);
   }
@@ -102,12 +103,27 @@ Status Model::lay_out(const Checkpoint& checkpoint, const PanelOptions& options,
   return {};
 }
 
+CacheShape Model::shape_of(int64_t layers, int64_t page_tokens) const {
+  if (!q8_cache_) return {layers, page_tokens, config_.kv_width(), 0};
+  CHECK(page_tokens == kKvBlock, "pages of {} positions", page_tokens);
+  // A scale for the latent and one for the rope key, or for each head's key and value.
+  const int64_t parts = config_.mla() ? 2 : 2 * config_.num_key_value_heads;
+  return {layers, page_tokens, config_.kv_width() / 4 + parts, config_.kv_width()};
+}
+
+bool Model::use_q8_cache() {
+  const ModelConfig& c = config_;
+  const bool fits = c.mla() ? c.kv_lora_rank % 64 == 0 && c.qk_rope_head_dim % 64 == 0 : c.head_dim % 64 == 0;
+  q8_cache_ = fits && !fine_;
+  return q8_cache_;
+}
+
 CacheShape Model::cache_shape(int64_t page_tokens) const {
-  return {config_.num_hidden_layers, page_tokens, config_.kv_width()};
+  return shape_of(config_.num_hidden_layers, page_tokens);
 }
 
 CacheShape Model::mtp_cache_shape(int64_t page_tokens) const {
-  return {1, page_tokens, config_.kv_width()};
+  return shape_of(1, page_tokens);
 }
 
 // x += attention(norm(x)); x += feed_forward(norm(x)).

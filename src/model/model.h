@@ -32,7 +32,8 @@ struct Segment {
 struct CacheShape {
   int64_t layers = 0;
   int64_t page_tokens = 0;
-  int64_t width = 0;  // floats a position a layer
+  int64_t width = 0;      // floats a position a layer
+  int64_t row_bytes = 0;  // 0: float32; else int8 rows with their scales behind them (kernels.h), in `width` floats
   int64_t page_floats() const { return layers * page_tokens * width; }
 };
 
@@ -53,6 +54,10 @@ class Model {
   const Rope& rope() const { return rope_; }
 
   CacheShape cache_shape(int64_t page_tokens) const;
+  // Keys and values as int8 from now on: a quarter of the memory, and attention on the int8 units. Takes effect where the
+  // shape of the heads allows and the model is not one of those that feel rounding (Context::fine); returns whether.
+  // Requires: no cache of another shape is used with the model afterwards, and pages of kKvBlock positions.
+  bool use_q8_cache();
   // The cache of an MTP module: one layer.
   CacheShape mtp_cache_shape(int64_t page_tokens) const;
 
@@ -75,9 +80,11 @@ class Model {
   std::unique_ptr<Weights> weights_;
   PanelStore panels_;
   Rope rope_;
+  bool q8_cache_ = false;
   bool fine_ = false;              // Context::fine while this model runs
   bool rope_interleaved_ = false;  // GQA: the file's q and k rows are reordered
 
+  CacheShape shape_of(int64_t layers, int64_t page_tokens) const;
   void layer_forward(Context& ctx, const LayerWeights& weights, bool moe, const RopeAngles& angles,
                      std::span<const AttentionSegment> segments, int64_t T, float* x) const;
   int64_t head_rows(std::span<const Segment> segments, const float* normed, float* rows) const;

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "kernels/levels.h"
+#include "kernels/ref/attend_q8.h"
 #include "kernels/ref/unpack.h"
 #include "tensor/codec.h"
 
@@ -163,13 +164,14 @@ void rope_halves(float* x, const float* cos, const float* sin, int64_t n) {
 void attend(const AttendArgs& a) {
   const auto cached = [&](int64_t s) { return a.pages[s / a.page_tokens] + (s % a.page_tokens) * a.row_stride; };
   for (int i = 0; i < a.n_q; ++i) {
-    float* scores = a.scratch + i * a.n_keys;
-    for (int64_t s = 0; s < a.n_keys; ++s)
+    const int64_t keys = a.keys_of(i);
+    float* scores = a.scratch + i * a.most_keys();
+    for (int64_t s = 0; s < keys; ++s)
       scores[s] = a.scale * dot(a.q + i * a.q_stride, cached(s) + a.k_offset, a.k_dim);
-    softmax(scores, a.n_keys);
+    softmax(scores, keys);
     float* out = a.out + i * a.out_stride;
     std::fill(out, out + a.v_dim, 0.0f);
-    for (int64_t s = 0; s < a.n_keys; ++s) axpy(scores[s], cached(s) + a.v_offset, a.v_dim, out);
+    for (int64_t s = 0; s < keys; ++s) axpy(scores[s], cached(s) + a.v_offset, a.v_dim, out);
   }
 }
 
@@ -190,6 +192,9 @@ const KernelTable kRefKernels = {
     .rope_interleaved = rope_interleaved,
     .rope_halves = rope_halves,
     .attend = attend,
+    .attend_q8 = ref_attend_q8,
+    .attend_q8_merge = ref_attend_q8_merge,
+    .quantise_row = ref_quantise_row,
 };
 
 }  // namespace westlake

@@ -47,6 +47,7 @@ namespace {
 #include "kernels/x86/gemm_f32.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/attend.h"
+#include "kernels/x86/attend_q8.h"
 #include "kernels/x86/table.h"
 }  // namespace
 }  // namespace westlake::avx512

@@ -71,8 +71,9 @@ struct StridedRows {
 // superblocks, which are worked on for long, come at a third of the speed. docs/log.md has the figures.
 constexpr int64_t kAhead = 8192;
 
-// A unit of a panel (tensor/panels.h), or eight lanes of it: the scales, then lines of 64 bytes.
-template <DType kDType>
+// A unit of a panel (tensor/panels.h), or eight lanes of it: the scales, then lines of 64 bytes. kStream: asks for the
+// lines kAhead of those it reads.
+template <DType kDType, bool kStream>
 struct PanelUnit {
   static constexpr int kHead = panel_half_at(kDType) == 0 ? 2 : 0;  // words begin behind a scale at the begin
   const std::byte* lines;
@@ -83,7 +84,7 @@ struct PanelUnit {
   }
   KERNEL_INLINE Ints word(int64_t at) const {
     const std::byte* line = lines + (at - kHead) * kPanelRows;
-    prefetch(line + kAhead);
+    if constexpr (kStream) prefetch(line + kAhead);
     return load_i(line);
   }
   KERNEL_INLINE Floats half(int64_t) const { return load_f16(halves); }
@@ -97,10 +98,13 @@ struct PanelGroup {
   const std::byte* panel;
   int64_t row;  // of the panel, where the lanes begin
   PanelGroup(const Mat& w, int64_t r) : panel(w.row(r / kPanelRows * kPanelRows)), row(r % kPanelRows) {}
-  KERNEL_INLINE PanelUnit<Format::kDType> unit(int64_t u) const {
+  template <bool kStream>
+  KERNEL_INLINE PanelUnit<Format::kDType, kStream> unit(int64_t u) const {
     const std::byte* p = panel + u * kUnit;
     return {p + kHalves + 4 * row, p + 2 * row};
   }
+  // Where unit u begins: to ask for it.
+  const std::byte* address(int64_t u) const { return panel + u * kUnit; }
 };
 
 // ------------------------------------------------------------------------------------------------------- blocks of 32

@@ -224,7 +224,7 @@ inline void blocks_to_panel(const Mat& w, int64_t row, int64_t rows, int64_t k0,
     for (int64_t k = 0; k < n; k += kStep) {
       const std::byte* p = w.row(row + r) + (k0 + k) / kStep * Format::kBytes;
       if (w.layout == MatLayout::kPanels) {
-        Format::unpack(PanelGroup<Format>(w, row + r).unit((k0 + k) / kStep), tiles);
+        Format::unpack(PanelGroup<Format>(w, row + r).template unit<true>((k0 + k) / kStep), tiles);
       } else if (count == kLanes) {
         Format::unpack(StridedRows{p, w.row_bytes}, tiles);
       } else {  // short of rows: copy the unit of each, the last one repeated

@@ -7,31 +7,53 @@
 // Bytes: the weights once a token tile (T = 1: this is all, and the memory is the limit). Operations: 2 T N K in int8.
 //
 //            K ->  kChunkBlocks blocks of 32
-//   rows   +--------+--------+-----     kLanes rows x one chunk are unpacked to tiles in the L1 cache (formats.h) and
-//   kLanes |  tiles |        |          multiplied with every token of the tile, kTileTokens at a time; the sums of
-//          +--------+--------+          (row, token) wait in `sums`, one register a token, until the last chunk.
+//   rows   +--------+--------+-----     One or two groups of kLanes rows x one chunk are unpacked to tiles in the L1
+//   kLanes |  tiles |        |          cache (formats.h) and multiplied with every token of the tile, kTileTokens at a
+//          +--------+--------+          time; the sums of (row, token) wait in `sums` until the last chunk. One or two
+//                                       tokens alone: a unit is unpacked to registers and used at once.
 //
 // Each (row, token) has one chain of fused multiply-adds in ascending order of blocks, whatever T, the row range and
 // the level: the same bits as ref.
 
-constexpr int kChunkBlocks = 16;  // 12 KB of tiles at 16 lanes: half of the smallest L1 that has AVX-512
-constexpr int kTileTokens = kLanes == 16 ? 8 : 4;  // two accumulators a token, and 32 or 16 registers
-constexpr int64_t kMaxTokens = 128;                // of a token tile: unpacking is then 1/20 of the work
-constexpr int64_t kTileBytes = 384 << 10;          // int8 activations of a token tile: they stay in the L2 cache
+constexpr int kChunkBlocks = 16;  // 12 KB of tiles a row group at 16 lanes
+constexpr int kTileTokens = kLanes == 16 ? 6 : 4;  // of a register tile
+constexpr int kRowGroups = kLanes == 16 ? 2 : 1;   // of kLanes rows: two accumulators a (group, token), 32 or 16 registers
+constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile: unpacking is then 1/20 of the work
+constexpr int64_t kTileBytes = 512 << 10;                 // int8 activations of a token tile: they stay in the L2 cache
 
-// Tokens [t, t + NT) of x from block b on: what a tile is multiplied with.
+// Tokens from t on of x, from block b on: what a tile is multiplied with.
 struct Activations {
   const int8_t* qs;
   const float* d;
   const int16_t* sums;
   int64_t cols;
-  Activations(const Q8Rows& x, int64_t t, int64_t b)
-      : qs(x.qs_row(t) + 32 * b), d(x.d_row(t) + b), sums(x.sums_row(t) + 2 * b), cols(x.cols) {}
+  const std::byte* prepared;  // of the same tokens and blocks (prepare_sums), when there are many rows to use them
+  Activations(const Q8Rows& x, int64_t t, int64_t b, const std::byte* prepared_sums = nullptr)
+      : qs(x.qs_row(t) + 32 * b),
+        d(x.d_row(t) + b),
+        sums(x.sums_row(t) + 2 * b),
+        cols(x.cols),
+        prepared(prepared_sums) {}
 };
 
-// sum[t] += tile x block b of token t.
-template <typename Format, int NT>
-KERNEL_INLINE void dot_tile(const Tile& tile, const Activations& x, int64_t b, Floats (&sum)[NT]) {
+// Sums of qs over each part that has a scale of its own, [T, K/32, kHalves], as the products want them: for formats with
+// a minimum the sum in float32, for those with an offset -kOffset times the sum.
+template <typename Format>
+inline void prepare_sums(const Q8Rows& x, int64_t t0, int64_t tokens, std::byte* out) {
+  const int16_t* sums = x.sums_row(t0);
+  constexpr int kParts = 2 / Format::kHalves;  // sums of sixteen in a part
+  for (int64_t i = 0; i < tokens * (x.cols / 32) * Format::kHalves; ++i) {
+    const int32_t sum = kParts == 2 ? sums[2 * i] + sums[2 * i + 1] : sums[i];
+    const int32_t offset = -Format::kOffset * sum;
+    const float as_float = static_cast<float>(sum);
+    std::memcpy(out + 4 * i, Format::kMin ? static_cast<const void*>(&as_float) : &offset, 4);
+  }
+}
+
+// sum[g][t] += tile g x block b of token t. Every activation that is loaded serves G groups of rows, every weight NT
+// tokens. kPrepared: x.prepared is there.
+template <typename Format, int G, int NT, bool kPrepared>
+KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x, int64_t b, Floats (&sum)[G][NT]) {
   constexpr int kSteps = 8 / Format::kHalves;  // dot4 steps that share a scale
 #pragma GCC unroll 2
   for (int h = 0; h < Format::kHalves; ++h) {
@@ -39,58 +61,114 @@ KERNEL_INLINE void dot_tile(const Tile& tile, const Activations& x, int64_t b, F
     constexpr int kBoth = 0x00010001, kFirst = 0x00000001, kSecond = 0x00010000;
     const int part = Format::kHalves == 1 ? kBoth : h == 0 ? kFirst : kSecond;
     const int minus_offset = -Format::kOffset & 0xffff;  // as one of the two 16-bit numbers
-    Ints dots[NT];
+    const auto prepared = [&](int t) {
+      return broadcast_4(x.prepared + 4 * ((t * (x.cols / 32) + b) * Format::kHalves + h));
+    };
+    Ints dots[G][NT];
 #pragma GCC unroll 8
     for (int t = 0; t < NT; ++t) {
-      dots[t] = zero_i();
-      if constexpr (Format::kOffset != 0) {
+      Ints start = zero_i();
+      if constexpr (Format::kOffset != 0 && kPrepared) {
+        start = prepared(t);
+      } else if constexpr (Format::kOffset != 0) {
         const int weights = static_cast<int>(static_cast<unsigned>(part) * static_cast<unsigned>(minus_offset));
-        dots[t] = dot_pair(set_i(weights), x.sums + t * (x.cols / 16) + 2 * b);
+        start = dot_pair(set_i(weights), x.sums + t * (x.cols / 16) + 2 * b);
       }
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) dots[g][t] = start;
     }
 #pragma GCC unroll 8
     for (int j = h * kSteps; j < (h + 1) * kSteps; ++j) {
 #pragma GCC unroll 8
       for (int t = 0; t < NT; ++t) {
         const int8_t* values = x.qs + t * x.cols + 32 * b + 4 * j;
-        dots[t] = Format::kSigned ? dot4_signed(dots[t], tile.q[j], values) : dot4(dots[t], tile.q[j], values);
+#pragma GCC unroll 2
+        for (int g = 0; g < G; ++g) {
+          const Ints weights = tiles[g]->q[j];
+          dots[g][t] = Format::kSigned ? dot4_signed(dots[g][t], weights, values) : dot4(dots[g][t], weights, values);
+        }
       }
     }
 #pragma GCC unroll 8
     for (int t = 0; t < NT; ++t) {
       const Floats scale = set(x.d[t * (x.cols / 32) + b]);
-      sum[t] = fma(mul(tile.scale[h], scale), to_float(dots[t]), sum[t]);
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g)
+        sum[g][t] = fma(mul(tiles[g]->scale[h], scale), to_float(dots[g][t]), sum[g][t]);
       if constexpr (Format::kMin) {
-        const Ints ones = dot_pair(set_i(part), x.sums + t * (x.cols / 16) + 2 * b);
-        sum[t] = fma(mul(tile.min[h], scale), to_float(ones), sum[t]);
+        Floats ones;
+        if constexpr (kPrepared) {
+          ones = as_floats(prepared(t));
+        } else {
+          ones = to_float(dot_pair(set_i(part), x.sums + t * (x.cols / 16) + 2 * b));
+        }
+#pragma GCC unroll 2
+        for (int g = 0; g < G; ++g) sum[g][t] = fma(mul(tiles[g]->min[h], scale), ones, sum[g][t]);
       }
     }
   }
 }
 
-// sums[t] += tiles x tokens [t0, t0 + NT), blocks [b0, b0 + n).
-template <typename Format, int NT>
-inline void dot_tiles(const Tile* tiles, int n, const Q8Rows& x, int64_t t0, int64_t b0, float* sums) {
-  const Activations values(x, t0, b0);
-  Floats sum[NT];
+// Memory that will be read soon, asked for a few lines at a time while there is arithmetic to do.
+struct Ahead {
+  const std::byte* next = nullptr;
+  const std::byte* end = nullptr;
+  int64_t lines = 0;  // a step
+  KERNEL_INLINE void step() {
+    for (int64_t i = 0; i < lines && next < end; ++i, next += 64) prefetch(next);
+  }
+};
+
+// Tiles of G row groups, kChunkBlocks each, in the L1 cache.
+template <int G>
+struct TileChunk {
+  Tile tiles[G][kChunkBlocks];
+};
+
+// sums[t][g] += tiles x tokens [t0, t0 + NT), blocks [b0, b0 + n). sums: [tokens, G, kLanes].
+template <typename Format, int G, int NT>
+inline void dot_tiles(const TileChunk<G>& chunk, int n, const Activations& x, float* sums, Ahead& ahead) {
+  Floats sum[G][NT];
 #pragma GCC unroll 8
-  for (int t = 0; t < NT; ++t) sum[t] = load(sums + t * kLanes);
-  for (int b = 0; b < n; ++b) dot_tile<Format, NT>(tiles[b], values, b, sum);
+  for (int t = 0; t < NT; ++t) {
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) sum[g][t] = load(sums + (t * G + g) * kLanes);
+  }
+  for (int b = 0; b < n; ++b) {
+    ahead.step();
+    const Tile* tiles[G];
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) tiles[g] = &chunk.tiles[g][b];
+    dot_tile<Format, G, NT, true>(tiles, x, b, sum);
+  }
 #pragma GCC unroll 8
-  for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[t]);
+  for (int t = 0; t < NT; ++t) {
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) store(sums + (t * G + g) * kLanes, sum[g][t]);
+  }
 }
 
-template <typename Format>
-inline void dot_all_tokens(const Tile* tiles, int n, const Q8Rows& x, int64_t t0, int64_t tokens, int64_t b0,
-                           float* sums) {
+template <typename Format, int G>
+inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const Q8Rows& x, const std::byte* prepared, int64_t t0,
+                           int64_t tokens, int64_t b0, float* sums, Ahead ahead) {
+  const auto from = [&](int64_t t) {
+    return Activations(x, t0 + t, b0, prepared + 4 * Format::kHalves * (t * (x.cols / 32) + b0));
+  };
   int64_t t = 0;
   for (; t + kTileTokens <= tokens; t += kTileTokens)
-    dot_tiles<Format, kTileTokens>(tiles, n, x, t0 + t, b0, sums + t * kLanes);
-  if constexpr (kTileTokens > 4) {
-    for (; t + 4 <= tokens; t += 4) dot_tiles<Format, 4>(tiles, n, x, t0 + t, b0, sums + t * kLanes);
+    dot_tiles<Format, G, kTileTokens>(chunk, n, from(t), sums + t * G * kLanes, ahead);
+  if (t == tokens) return;
+  if (tokens > kTileTokens) {
+    // What is left as the end of a whole tile, whose sums stand apart: a short tile waits for its own results, and two
+    // of them take twice the time of a whole one.
+    dot_tiles<Format, G, kTileTokens>(chunk, n, from(tokens - kTileTokens), sums + tokens * G * kLanes, ahead);
+    return;
   }
-  for (; t + 2 <= tokens; t += 2) dot_tiles<Format, 2>(tiles, n, x, t0 + t, b0, sums + t * kLanes);
-  for (; t < tokens; ++t) dot_tiles<Format, 1>(tiles, n, x, t0 + t, b0, sums + t * kLanes);
+  if constexpr (kTileTokens > 4) {
+    for (; t + 4 <= tokens; t += 4) dot_tiles<Format, G, 4>(chunk, n, from(t), sums + t * G * kLanes, ahead);
+  }
+  for (; t + 2 <= tokens; t += 2) dot_tiles<Format, G, 2>(chunk, n, from(t), sums + t * G * kLanes, ahead);
+  for (; t < tokens; ++t) dot_tiles<Format, G, 1>(chunk, n, from(t), sums + t * G * kLanes, ahead);
 }
 
 // kLanes rows of W: where they are, and how far apart.
@@ -118,71 +196,134 @@ inline void prefetch_next(const RowGroup& group, int64_t offset, int64_t bytes) 
   for (int64_t i = 0; i < kLanes * bytes; i += 64) prefetch(next + i);
 }
 
-// Units of the rows of a file: unit(u), with the next group asked for as this one is read.
+// Units of the rows of a file, with the next group asked for as this one is read.
 template <typename Format>
 struct StridedGroup {
   RowGroup rows;
   bool has_next;
+  template <bool kStream>
   KERNEL_INLINE StridedRows unit(int64_t u) const {
     if (has_next) prefetch_next(rows, u * Format::kBytes, Format::kBytes);
     return {rows.data + u * Format::kBytes, rows.stride};
   }
+  const std::byte* address(int64_t) const { return nullptr; }
 };
 
 // One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory.
 template <typename Format, int NT, typename Group>
 inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, int64_t t0, float* sums) {
   const Activations values(x, t0, 0);
-  Floats sum[NT];
-  for (Floats& each : sum) each = zero();
+  Floats sum[1][NT];
+  for (Floats& each : sum[0]) each = zero();
   for (int64_t u = 0; u < units; ++u) {
     Tile tiles[Format::kBlocks];
-    Format::unpack(group.unit(u), tiles);
-    for (int b = 0; b < Format::kBlocks; ++b) dot_tile<Format, NT>(tiles[b], values, u * Format::kBlocks + b, sum);
+    Format::unpack(group.template unit<true>(u), tiles);
+    for (int b = 0; b < Format::kBlocks; ++b) {
+      const Tile* const tile[1] = {&tiles[b]};
+      dot_tile<Format, 1, NT, false>(tile, values, u * Format::kBlocks + b, sum);
+    }
   }
-  for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[t]);
+  for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[0][t]);
 }
 
-// sums[tokens][kLanes] = the rows of the group x tokens [t0, t0 + tokens).
-template <typename Format, typename Group>
-inline void dot_group(const Group& group, const Q8Rows& x, int64_t t0, int64_t tokens, float* sums) {
+// sums[tokens][G][kLanes] = the rows of G groups x tokens [t0, t0 + tokens). The sums of the tokens behind the last whole
+// tile are found where place_of() says.
+template <typename Format, int G, typename Group>
+inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
+                       float* sums) {
   const int64_t blocks = x.cols / 32;
-  if (tokens == 1) return dot_group_few<Format, 1>(group, blocks / Format::kBlocks, x, t0, sums);
-  if (tokens == 2) return dot_group_few<Format, 2>(group, blocks / Format::kBlocks, x, t0, sums);
-  alignas(64) Tile tiles[kChunkBlocks];
-  for (int64_t i = 0; i < tokens * kLanes; i += kLanes) store(sums + i, zero());
+  alignas(64) TileChunk<G> chunk;
+  for (int64_t i = 0; i < (tokens + kTileTokens) * G * kLanes; i += kLanes) store(sums + i, zero());
   for (int64_t b0 = 0; b0 < blocks; b0 += kChunkBlocks) {
     const int n = static_cast<int>(blocks - b0 < kChunkBlocks ? blocks - b0 : kChunkBlocks);
-    for (int b = 0; b < n; b += Format::kBlocks) Format::unpack(group.unit((b0 + b) / Format::kBlocks), tiles + b);
-    dot_all_tokens<Format>(tiles, n, x, t0, tokens, b0, sums);
+    for (int g = 0; g < G; ++g) {
+      for (int b = 0; b < n; b += Format::kBlocks)
+        Format::unpack(groups[g].template unit<false>((b0 + b) / Format::kBlocks), chunk.tiles[g] + b);
+    }
+    // The next chunk comes while this one is multiplied: groups of a matrix in panels lie one after the other.
+    Ahead ahead;
+    const int64_t unit = (b0 + n) / Format::kBlocks, units = kChunkBlocks / Format::kBlocks;
+    const int64_t steps = n * ((tokens + kTileTokens - 1) / kTileTokens);
+    for (int g = 0; g < G; ++g) {
+      ahead.next = groups[g].address(unit);
+      if (ahead.next == nullptr) break;
+      const int64_t bytes = units * Format::kBytes * kPanelRows;
+      ahead.end = ahead.next + bytes;
+      ahead.lines = (bytes / 64 * G + steps - 1) / steps;
+      if (g + 1 < G) {
+        for (; ahead.next < ahead.end; ahead.next += 64) prefetch(ahead.next);
+      }
+    }
+    dot_all_tokens<Format, G>(chunk, n, x, prepared, t0, tokens, b0, sums, ahead);
   }
+}
+
+// Where token t of `tokens` is among the sums.
+KERNEL_INLINE int64_t place_of(int64_t t, int64_t tokens) {
+  return tokens > kTileTokens && t >= tokens / kTileTokens * kTileTokens ? t + kTileTokens : t;
+}
+
+// y[t0 + t, r + g kLanes ..] = sums.
+template <int G>
+inline void store_sums(const float* sums, int64_t tokens, int64_t count, float* y, int64_t ldy) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t place = place_of(t, tokens);
+    for (int g = 0; g < G; ++g) {
+      float* out = y + t * ldy + g * kLanes;
+      const Floats v = load(sums + (place * G + g) * kLanes);
+      if (G > 1 || count == kLanes) {
+        store(out, v);
+      } else {
+        store_part(out, v, count);
+      }
+    }
+  }
+}
+
+// kLanes rows, or fewer, x tokens [t0, t0 + tokens).
+template <typename Format, typename Group>
+inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
+                          float* sums) {
+  const int64_t units = x.cols / 32 / Format::kBlocks;
+  if (tokens == 1) return dot_group_few<Format, 1>(group, units, x, t0, sums);
+  if (tokens == 2) return dot_group_few<Format, 2>(group, units, x, t0, sums);
+  const Group groups[1] = {group};
+  dot_groups<Format, 1>(groups, x, prepared, t0, tokens, sums);
 }
 
 template <typename Format>
 inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
-  alignas(64) float sums[kMaxTokens * kLanes];
+  alignas(64) float sums[(kMaxTokens + kTileTokens) * kRowGroups * kLanes];
   const int64_t fit = kTileBytes / x.cols / kTileTokens * kTileTokens;
   const int64_t tile_tokens = fit < kTileTokens ? kTileTokens : fit > kMaxTokens ? kMaxTokens : fit;
+  const bool panels = w.layout == MatLayout::kPanels;
+  // In the scratch: prepared sums, then rows that are copied.
+  auto* prepared = reinterpret_cast<std::byte*>(panel);
+  auto* copy = prepared + kMaxTokens * (x.cols / 32) * Format::kHalves * 4;
+  static_assert(kMaxTokens * Format::kHalves * 4 + kLanes * Format::kBytes / Format::kBlocks <= 32 * 4 * kPanelRows);
 
   for (int64_t t0 = 0; t0 < T; t0 += tile_tokens) {
     const int64_t tokens = T - t0 < tile_tokens ? T - t0 : tile_tokens;
-    for (int64_t r = rows.begin; r < rows.end; r += kLanes) {
+    float* out = y + t0 * ldy;
+    if (tokens > 2) prepare_sums<Format>(x, t0, tokens, prepared);
+    int64_t r = rows.begin;
+    if (panels && tokens > 2) {
+      for (; r + kRowGroups * kLanes <= rows.end && kRowGroups > 1; r += kRowGroups * kLanes) {
+        const PanelGroup<Format> groups[2] = {PanelGroup<Format>(w, r), PanelGroup<Format>(w, r + kLanes)};
+        dot_groups<Format, 2>(groups, x, prepared, t0, tokens, sums);
+        store_sums<2>(sums, tokens, kLanes, out + r, ldy);
+      }
+    }
+    for (; r < rows.end; r += kLanes) {
       int64_t count = kLanes;
-      if (w.layout == MatLayout::kPanels) {
-        dot_group<Format>(PanelGroup<Format>(w, r), x, t0, tokens, sums);
+      if (panels) {
+        dot_one_group<Format>(PanelGroup<Format>(w, r), x, prepared, t0, tokens, sums);
       } else {
-        const RowGroup group = row_group(w, r, rows.end, reinterpret_cast<std::byte*>(panel));
+        const RowGroup group = row_group(w, r, rows.end, copy);
         count = group.count;
-        dot_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, t0, tokens, sums);
+        dot_one_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, prepared, t0, tokens, sums);
       }
-      for (int64_t t = 0; t < tokens; ++t) {
-        float* out = y + (t0 + t) * ldy + r;
-        if (count == kLanes) {
-          store(out, load(sums + t * kLanes));
-        } else {
-          store_part(out, load(sums + t * kLanes), count);
-        }
-      }
+      store_sums<1>(sums, tokens, count, out + r, ldy);
     }
   }
 }

@@ -16,5 +16,8 @@ constexpr KernelTable table_named(std::string_view name) {
       .rope_interleaved = rope_interleaved,
       .rope_halves = rope_halves,
       .attend = attend,
+      .attend_q8 = attend_q8,
+      .attend_q8_merge = attend_q8_merge,
+      .quantise_row = quantise_row,
   };
 }

@@ -122,6 +122,17 @@ KERNEL_INLINE Ints bitor_i(Ints a, Ints b) {
 KERNEL_INLINE Ints bitxor_i(Ints a, Ints b) {
   return _mm256_xor_si256(a, b);
 }
+KERNEL_INLINE void store_i(void* p, Ints v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), v);
+}
+KERNEL_INLINE Ints sub_i(Ints a, Ints b) {
+  return _mm256_sub_epi32(a, b);
+}
+KERNEL_INLINE int32_t sum(Ints a) {
+  __m128i q = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
 KERNEL_INLINE Ints add_i(Ints a, Ints b) {
   return _mm256_add_epi32(a, b);
 }
@@ -130,6 +141,10 @@ KERNEL_INLINE Ints shift_left(Ints a, int n) {
 }
 KERNEL_INLINE Ints shift_right(Ints a, int n) {
   return _mm256_srli_epi32(a, n);
+}
+// The same bits.
+KERNEL_INLINE Floats as_floats(Ints a) {
+  return _mm256_castsi256_ps(a);
 }
 KERNEL_INLINE Floats to_float(Ints a) {
   return _mm256_cvtepi32_ps(a);
@@ -195,6 +210,31 @@ KERNEL_INLINE Ints dot_pair(Ints weights, const int16_t* pair) {
 }
 
 constexpr bool kWideUnsigned = false;
+// Rows p, p + stride .. of 32 bytes: four bytes a lane, one of each row. Register j, piece L of four lanes: bytes 16 L +
+// 4 j .. of the rows.
+KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out) {
+  const Ints a = load_i(p), b = load_i(p + stride), c = load_i(p + 2 * stride), d = load_i(p + 3 * stride);
+  const Ints ab0 = _mm256_unpacklo_epi8(a, b), ab1 = _mm256_unpackhi_epi8(a, b);
+  const Ints cd0 = _mm256_unpacklo_epi8(c, d), cd1 = _mm256_unpackhi_epi8(c, d);
+  store_i(out, _mm256_unpacklo_epi16(ab0, cd0));
+  store_i(out + 32, _mm256_unpackhi_epi16(ab0, cd0));
+  store_i(out + 64, _mm256_unpacklo_epi16(ab1, cd1));
+  store_i(out + 96, _mm256_unpackhi_epi16(ab1, cd1));
+}
+// round(w), 0 <= w < 2^14: its upper and its lower seven bits, a byte each.
+KERNEL_INLINE void store_weights(Floats w, uint8_t* high, uint8_t* low) {
+  alignas(32) int32_t n[8];
+  store_i(n, _mm256_cvtps_epi32(w));
+  for (int i = 0; i < 8; ++i) high[i] = static_cast<uint8_t>(n[i] >> 7), low[i] = static_cast<uint8_t>(n[i] & 127);
+}
+// sums += the four products of bytes in each lane: u 0..127, s signed.
+KERNEL_INLINE Ints dot4_vectors(Ints sums, Ints u, Ints s) {
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+}
+// Both signed: |a| * (sign(a) b).
+KERNEL_INLINE Ints dot4_both(Ints sums, Ints a, Ints b) {
+  return dot4_vectors(sums, _mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
+}
 // sums += the four products of bytes in each lane. Requires: weights in 0..128, so that the 16-bit sums of two hold.
 KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
   const Ints pairs = _mm256_maddubs_epi16(weights, broadcast_4(x));

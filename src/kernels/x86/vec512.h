@@ -76,6 +76,21 @@ KERNEL_INLINE float sum8(__m256 v) {
 KERNEL_INLINE float sum(Floats v) {
   return sum8(_mm256_add_ps(low(v), high(v)));
 }
+#define WESTLAKE_SUM_SIXTEEN 1
+// Lane 4 t + r of the result is sum(v[4 r + t]), to the bit: the same tree, a level for all at once.
+KERNEL_INLINE Floats sum_sixteen(const Floats (&v)[16]) {
+  Floats quarter[4];  // of each: four lanes of four sums
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const Floats *a = v + 4 * i;
+    const Floats ab = add(_mm512_shuffle_f32x4(a[0], a[1], 0x44), _mm512_shuffle_f32x4(a[0], a[1], 0xee));
+    const Floats cd = add(_mm512_shuffle_f32x4(a[2], a[3], 0x44), _mm512_shuffle_f32x4(a[2], a[3], 0xee));
+    quarter[i] = add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  }
+  const Floats x = add(_mm512_shuffle_ps(quarter[0], quarter[1], 0x44), _mm512_shuffle_ps(quarter[0], quarter[1], 0xee));
+  const Floats y = add(_mm512_shuffle_ps(quarter[2], quarter[3], 0x44), _mm512_shuffle_ps(quarter[2], quarter[3], 0xee));
+  return add(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
+}
 KERNEL_INLINE float largest(Floats v) {
   return _mm512_reduce_max_ps(v);
 }
@@ -139,6 +154,33 @@ KERNEL_INLINE Ints bitor_i(Ints a, Ints b) {
 KERNEL_INLINE Ints bitxor_i(Ints a, Ints b) {
   return _mm512_xor_si512(a, b);
 }
+KERNEL_INLINE void store_i(void* p, Ints v) {
+  _mm512_storeu_si512(p, v);
+}
+KERNEL_INLINE Ints sub_i(Ints a, Ints b) {
+  return _mm512_sub_epi32(a, b);
+}
+KERNEL_INLINE int32_t sum(Ints a) {
+  return _mm512_reduce_add_epi32(a);
+}
+// Lane 4 t + r of the result is the sum of v[4 r + t].
+KERNEL_INLINE Ints sum_sixteen(const Ints (&v)[16]) {
+  Ints quarter[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const Ints* a = v + 4 * i;
+    const Ints ab = _mm512_add_epi32(_mm512_shuffle_i32x4(a[0], a[1], 0x44), _mm512_shuffle_i32x4(a[0], a[1], 0xee));
+    const Ints cd = _mm512_add_epi32(_mm512_shuffle_i32x4(a[2], a[3], 0x44), _mm512_shuffle_i32x4(a[2], a[3], 0xee));
+    quarter[i] = _mm512_add_epi32(_mm512_shuffle_i32x4(ab, cd, 0x88), _mm512_shuffle_i32x4(ab, cd, 0xdd));
+  }
+  const Ints x = _mm512_add_epi32(_mm512_unpacklo_epi64(quarter[0], quarter[1]),
+                                  _mm512_unpackhi_epi64(quarter[0], quarter[1]));
+  const Ints y = _mm512_add_epi32(_mm512_unpacklo_epi64(quarter[2], quarter[3]),
+                                  _mm512_unpackhi_epi64(quarter[2], quarter[3]));
+  const __m512 a = _mm512_castsi512_ps(x), b = _mm512_castsi512_ps(y);
+  return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)),
+                          _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd)));
+}
 KERNEL_INLINE Ints add_i(Ints a, Ints b) {
   return _mm512_add_epi32(a, b);
 }
@@ -147,6 +189,10 @@ KERNEL_INLINE Ints shift_left(Ints a, int n) {
 }
 KERNEL_INLINE Ints shift_right(Ints a, int n) {
   return _mm512_srli_epi32(a, static_cast<unsigned>(n));
+}
+// The same bits.
+KERNEL_INLINE Floats as_floats(Ints a) {
+  return _mm512_castsi512_ps(a);
 }
 KERNEL_INLINE Floats to_float(Ints a) {
   return _mm512_cvtepi32_ps(a);
@@ -217,16 +263,55 @@ KERNEL_INLINE Ints dot_pair(Ints weights, const int16_t* pair) {
   return _mm512_madd_epi16(broadcast_4(pair), weights);
 }
 
+// Rows p, p + stride .. of 64 bytes: four bytes a lane, one of each row. Register j, piece L of four lanes: bytes 16 L +
+// 4 j .. of the rows.
+KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out) {
+  const Ints a = load_i(p), b = load_i(p + stride), c = load_i(p + 2 * stride), d = load_i(p + 3 * stride);
+  const Ints ab0 = _mm512_unpacklo_epi8(a, b), ab1 = _mm512_unpackhi_epi8(a, b);
+  const Ints cd0 = _mm512_unpacklo_epi8(c, d), cd1 = _mm512_unpackhi_epi8(c, d);
+  store_i(out, _mm512_unpacklo_epi16(ab0, cd0));
+  store_i(out + 64, _mm512_unpackhi_epi16(ab0, cd0));
+  store_i(out + 128, _mm512_unpacklo_epi16(ab1, cd1));
+  store_i(out + 192, _mm512_unpackhi_epi16(ab1, cd1));
+}
+// round(w), 0 <= w < 2^14: its upper and its lower seven bits, a byte each.
+KERNEL_INLINE void store_weights(Floats w, uint8_t* high, uint8_t* low) {
+  const Ints n = _mm512_cvtps_epi32(w);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srli_epi32(n, 7)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(_mm512_and_si512(n, set_i(127))));
+}
+
 #if WESTLAKE_VNNI
+// In assembly, because GCC 12 copies the sums to another register and back around the intrinsic, in kernels with many of
+// them every time (a third slower).
+KERNEL_INLINE Ints dpbusd(Ints sums, Ints u, Ints s) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(u), "v"(s));
+  return sums;
+}
+// sums += the four products of bytes in each lane: u 0..127, s signed. dot4_both: a as wide() made it, which adds 128
+// times the sum of b.
+KERNEL_INLINE Ints dot4_vectors(Ints sums, Ints u, Ints s) {
+  return dpbusd(sums, u, s);
+}
+KERNEL_INLINE Ints dot4_both(Ints sums, Ints a, Ints b) {
+  return dpbusd(sums, a, b);
+}
 constexpr bool kWideUnsigned = true;  // dot4 takes weights up to 255
 KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
-  return _mm512_dpbusd_epi32(sums, weights, broadcast_4(x));
+  return dpbusd(sums, weights, broadcast_4(x));
 }
 KERNEL_INLINE Ints dot4_signed(Ints sums, Ints, const int8_t*) {
   return sums;
 }  // never asked for
 #else
 constexpr bool kWideUnsigned = false;
+KERNEL_INLINE Ints dot4_vectors(Ints sums, Ints u, Ints s) {
+  return _mm512_add_epi32(sums, _mm512_madd_epi16(_mm512_maddubs_epi16(u, s), _mm512_set1_epi16(1)));
+}
+// Both signed: |a| * (sign(a) b).
+KERNEL_INLINE Ints dot4_both(Ints sums, Ints a, Ints b) {
+  return dot4_vectors(sums, _mm512_abs_epi8(a), _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), _mm512_setzero_si512(), b));
+}
 // sums += the four products of bytes in each lane. Requires: weights in 0..128, so that the 16-bit sums of two hold.
 KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
   const Ints pairs = _mm512_maddubs_epi16(weights, broadcast_4(x));

@@ -1,0 +1,264 @@
+// Query rows against keys and values in int8. Included inside the level's namespace and target region, after gemm_f32.h,
+// rows.h and attend.h; includes nothing itself.
+//
+//   for each block of kKvBlock keys:  dots = q k (int32)      scores = scales x dots
+//                                     w = exp(scores - max) x scale of v, as 14-bit integers W = 128 hi + lo
+//                                     out = out exp(old max - max) + factor (sum_s W v)          sum likewise
+//
+// Shapes: q [n_q, k_dim] float32, quantised here once; k and v rows of int8 in pages, v [64, v_dim] is turned to four
+// keys side by side once a block for all rows. Bytes: keys (k_dim + v_dim); operations 2 n_q (k_dim + 2 v_dim) a key in
+// int8: with MLA's many rows the dot units are the limit.
+//
+// Order: a row's result depends on nothing but its q and the keys from `begin` on: not on the other rows.
+
+constexpr int kGroupDims = 4 * kLanes;               // of v: four registers of kLanes dimensions x four keys
+constexpr int kDotRows = 4;                          // query rows of a register tile of q k
+constexpr int kDotKeys = kLanes == 16 ? 4 : 2;       // keys of it
+constexpr int kValueRows = kLanes == 16 ? 3 : 1;     // query rows of a register tile of W v: 8 registers each
+constexpr float kWeightSteps = 16383;                // the largest W
+
+inline float quantise_row(const float* x, int64_t n, int8_t* qs) {
+  uint32_t bits = 0;  // of the largest magnitude; NaN last
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t b;
+    std::memcpy(&b, x + i, 4);
+    b &= 0x7fffffff;
+    bits = b > bits ? b : bits;
+  }
+  float largest_value;
+  std::memcpy(&largest_value, &bits, 4);
+  if (bits >= 0x7f800000 || largest_value < 0x1p-100f) {
+    std::memset(qs, 0, static_cast<size_t>(n));
+    return bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
+  }
+  const float inverse = 127.0f / largest_value;
+  for (int64_t i = 0; i < n; ++i) qs[i] = static_cast<int8_t>(__builtin_nearbyintf(x[i] * inverse));
+  return largest_value / 127.0f;
+}
+
+// What one call keeps in its scratch.
+struct Q8Scratch {
+  int8_t* q;         // [n_q, k_dim]
+  float* q_scale;    // [n_q, 2], times the scale of the scores
+  int32_t* q_sums;   // [n_q, 2]: 128 x the sums of q, what dot4_both adds too much
+  int8_t* values;    // [v_dim / kGroupDims][16 quads][4][4 kLanes]: v of a block, four keys side by side
+  uint8_t* high;     // [n_q, 64]: W / 128
+  uint8_t* low;      // [n_q, 64]: W mod 128
+  float* factor;     // [n_q]: of the block's sums
+  float* fade;       // [n_q]: exp(old max - new max)
+};
+
+inline Q8Scratch q8_scratch(const AttendQ8Args& a) {
+  std::byte* p = a.scratch;
+  const auto take = [&](int64_t bytes) {
+    std::byte* at = p;
+    p += (bytes + 63) / 64 * 64;
+    return at;
+  };
+  const int64_t n = a.n_q;
+  Q8Scratch s;
+  s.q = reinterpret_cast<int8_t*>(take(n * a.k_dim()));
+  s.q_scale = reinterpret_cast<float*>(take(n * 8));
+  s.q_sums = reinterpret_cast<int32_t*>(take(n * 8));
+  s.values = reinterpret_cast<int8_t*>(take(kKvBlock * a.v_dim));
+  s.high = reinterpret_cast<uint8_t*>(take(n * kKvBlock));
+  s.low = reinterpret_cast<uint8_t*>(take(n * kKvBlock));
+  s.factor = reinterpret_cast<float*>(take(n * 4));
+  s.fade = reinterpret_cast<float*>(take(n * 4));
+  return s;
+}
+
+// dots[t][r] of NT query rows and kDotKeys keys over n dimensions.
+template <int NT>
+inline void dot_keys(const int8_t* keys, int64_t key_stride, const int8_t* q, int64_t q_stride, int64_t n,
+                     int32_t* dots, int64_t ld_dots) {
+  Ints sums[kDotKeys * NT];
+#pragma GCC unroll 16
+  for (Ints& each : sums) each = zero_i();
+  for (int64_t k = 0; k < n; k += kGroupDims) {
+    Ints rows[NT];
+#pragma GCC unroll 4
+    for (int t = 0; t < NT; ++t) rows[t] = load_i(q + t * q_stride + k);
+#pragma GCC unroll 4
+    for (int r = 0; r < kDotKeys; ++r) {
+      const Ints key = wide(load_i(keys + r * key_stride + k));
+#pragma GCC unroll 4
+      for (int t = 0; t < NT; ++t) sums[r * NT + t] = dot4_both(sums[r * NT + t], key, rows[t]);
+    }
+  }
+#if WESTLAKE_SUM_SIXTEEN
+  if constexpr (NT == 4) {
+    alignas(64) int32_t all[16];
+    store_i(all, sum_sixteen(sums));
+    for (int t = 0; t < 4; ++t) std::memcpy(dots + t * ld_dots, all + 4 * t, 16);
+    return;
+  }
+#endif
+  for (int t = 0; t < NT; ++t) {
+    for (int r = 0; r < kDotKeys; ++r) dots[t * ld_dots + r] = sum(sums[r * NT + t]);
+  }
+}
+
+// The scores of one row in a block to weights; max and sum of the row move on.
+inline void weigh(const AttendQ8Args& a, const Q8Scratch& s, const float* scales, const int32_t* dots, int64_t i,
+                  int64_t seen) {
+  alignas(64) float x[kKvBlock];
+  for (int64_t k = 0; k < kKvBlock; k += kLanes) {
+    Floats score = zero();
+    for (int p = 0; p < a.k_parts; ++p) {
+      const Ints dot = sub_i(load_i(dots + p * kKvBlock + k), set_i(s.q_sums[2 * i + p]));
+      const Floats scale = mul(set(s.q_scale[2 * i + p]), load(scales + a.k_scale[p] * kKvBlock + k));
+      score = fma(scale, to_float(dot), score);
+    }
+    store(x + k, score);
+  }
+  for (int64_t k = seen; k < kKvBlock; ++k) x[k] = -__builtin_inff();
+  const float before = a.max[i], top = largest_of(x, seen), now = before > top ? before : top;
+  Floats sums = zero(), most = zero();
+  for (int64_t k = 0; k < kKvBlock; k += kLanes) {
+    const Floats e = exp(sub(load(x + k), set(now)));
+    sums = add(sums, e);
+    // Behind the last key scales may be anything.
+    const Floats w = k + kLanes <= seen ? mul(e, load(scales + a.v_scale * kKvBlock + k))
+                     : k < seen         ? mul(e, load_part(scales + a.v_scale * kKvBlock + k, seen - k))
+                                        : zero();
+    store(x + k, w);
+    most = max(most, w);
+  }
+  const float largest_weight = largest(most);
+  const float steps = largest_weight > 0x1p-100f ? kWeightSteps / largest_weight : 0.0f;
+  for (int64_t k = 0; k < kKvBlock; k += kLanes)
+    store_weights(mul(load(x + k), set(steps)), s.high + i * kKvBlock + k, s.low + i * kKvBlock + k);
+  s.fade[i] = before == now ? 1.0f : __builtin_expf(before - now);
+  s.factor[i] = steps > 0 ? largest_weight / kWeightSteps : 0.0f;
+  a.max[i] = now;
+  a.sum[i] = __builtin_fmaf(a.sum[i], s.fade[i], sum(sums));
+}
+
+// Values of up to 64 keys, four keys side by side.
+inline void turn_values(const int8_t* v, int64_t stride, int64_t quads, int64_t v_dim, int8_t* out) {
+  for (int64_t g = 0; g < v_dim / kGroupDims; ++g) {
+    for (int64_t quad = 0; quad < quads; ++quad) {
+      const int8_t* p = v + 4 * quad * stride + g * kGroupDims;
+      interleave_four(p, stride, out + (g * (kKvBlock / 4) + quad) * 4 * kGroupDims);
+    }
+  }
+}
+
+// out rows [i, i + NR) = out fade + factor (W v), kGroupDims dimensions. The lanes of out stay in the order that
+// interleave_four makes until the end.
+template <int NR>
+inline void add_group(const Q8Scratch& s, const int8_t* values, int64_t quads, int64_t i, float* out, int64_t ld) {
+  Ints high[NR][4], low[NR][4];
+#pragma GCC unroll 3
+  for (int r = 0; r < NR; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) high[r][j] = low[r][j] = zero_i();
+  }
+  for (int64_t quad = 0; quad < quads; ++quad) {
+    Ints v[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) v[j] = load_i(values + (4 * quad + j) * kGroupDims);
+#pragma GCC unroll 3
+    for (int r = 0; r < NR; ++r) {
+      const Ints h = broadcast_4(s.high + (i + r) * kKvBlock + 4 * quad);
+      const Ints l = broadcast_4(s.low + (i + r) * kKvBlock + 4 * quad);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        high[r][j] = dot4_vectors(high[r][j], h, v[j]);
+        low[r][j] = dot4_vectors(low[r][j], l, v[j]);
+      }
+    }
+  }
+#pragma GCC unroll 3
+  for (int r = 0; r < NR; ++r) {
+    const Floats fade = set(s.fade[i + r]), factor = set(s.factor[i + r]);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      float* y = out + r * ld + j * kLanes;
+      const Floats whole = to_float(add_i(shift_left(high[r][j], 7), low[r][j]));
+      store(y, fma(factor, whole, mul(fade, load(y))));
+    }
+  }
+}
+
+inline void attend_q8(const AttendQ8Args& a) {
+  const Q8Scratch s = q8_scratch(a);
+  const int64_t k_dim = a.k_dim();
+  for (int64_t i = 0; i < a.n_q; ++i) {
+    int64_t at = 0;
+    for (int p = 0; p < a.k_parts; at += a.k_dims[p++]) {
+      int8_t* q = s.q + i * k_dim + at;
+      s.q_scale[2 * i + p] = a.scale * quantise_row(a.q + i * a.q_stride + at, a.k_dims[p], q);
+      int32_t total = 0;
+      for (int64_t k = 0; k < a.k_dims[p]; ++k) total += q[k];
+      s.q_sums[2 * i + p] = kWideOffset * total;
+    }
+    a.max[i] = -__builtin_inff();
+    a.sum[i] = 0;
+    std::memset(a.out + i * a.v_dim, 0, static_cast<size_t>(a.v_dim) * sizeof(float));
+  }
+  alignas(64) int32_t dots[kDotRows][2 * kKvBlock];
+  for (int64_t b = a.begin; b < a.end; b += kKvBlock) {
+    const int64_t in_page = b % a.page_tokens;
+    const auto* page = reinterpret_cast<const int8_t*>(a.pages[b / a.page_tokens] + a.layer_offset);
+    const int8_t* rows = page + in_page * a.row_bytes;
+    const auto* scales = reinterpret_cast<const float*>(page + a.page_tokens * a.row_bytes);
+    const auto seen_by = [&](int64_t i) {
+      const int64_t n = (a.keys_of(i) < a.end ? a.keys_of(i) : a.end) - b;
+      return n < 0 ? int64_t{0} : n < kKvBlock ? n : kKvBlock;
+    };
+    const int64_t most = seen_by(a.n_q - 1), quads = (most + 3) / 4;
+    int64_t first = 0;  // rows before it see nothing of this block
+    while (first < a.n_q && seen_by(first) == 0) ++first;
+    for (int64_t i = first; i < a.n_q; i += kDotRows) {
+      const int64_t count = a.n_q - i < kDotRows ? a.n_q - i : kDotRows;
+      int64_t at = 0;
+      for (int p = 0; p < a.k_parts; at += a.k_dims[p++]) {
+        for (int64_t k = 0; k < most; k += kDotKeys) {
+          const int8_t* keys = rows + k * a.row_bytes + a.k_offset + at;
+          const int8_t* q = s.q + i * k_dim + at;
+          int32_t* out = dots[0] + p * kKvBlock + k;
+          if (count == kDotRows) {
+            dot_keys<kDotRows>(keys, a.row_bytes, q, k_dim, a.k_dims[p], out, 2 * kKvBlock);
+          } else {
+            for (int64_t t = 0; t < count; ++t)
+              dot_keys<1>(keys, a.row_bytes, q + t * k_dim, k_dim, a.k_dims[p], out + t * 2 * kKvBlock, 2 * kKvBlock);
+          }
+        }
+      }
+      for (int64_t t = 0; t < count; ++t) weigh(a, s, scales, dots[t], i + t, seen_by(i + t));
+    }
+    turn_values(rows + a.v_offset, a.row_bytes, quads, a.v_dim, s.values);
+    for (int64_t g = 0; g < a.v_dim / kGroupDims; ++g) {
+      const int8_t* values = s.values + g * kKvBlock * kGroupDims;
+      float* out = a.out + g * kGroupDims;
+      int64_t i = first;
+      for (; i + kValueRows <= a.n_q; i += kValueRows)
+        add_group<kValueRows>(s, values, quads, i, out + i * a.v_dim, a.v_dim);
+      for (; i < a.n_q; ++i) add_group<1>(s, values, quads, i, out + i * a.v_dim, a.v_dim);
+    }
+  }
+  // The dimensions back to their order: register j, piece L of four lanes holds dimensions 16 L + 4 j ..
+  for (int64_t i = 0; i < a.n_q; ++i) {
+    for (int64_t g = 0; g < a.v_dim; g += kGroupDims) {
+      float* y = a.out + i * a.v_dim + g;
+      float copy[kGroupDims];
+      std::memcpy(copy, y, sizeof copy);
+      for (int j = 0; j < 4; ++j) {
+        for (int piece = 0; piece < kLanes / 4; ++piece) std::memcpy(y + 16 * piece + 4 * j, copy + j * kLanes + 4 * piece, 16);
+      }
+    }
+  }
+}
+
+inline void attend_q8_merge(const AttendPart& add_part, const AttendPart& to, int64_t n) {
+  if (*add_part.sum == 0) return;
+  const float now = *to.max > *add_part.max ? *to.max : *add_part.max;
+  const float a = *to.max == now ? 1.0f : __builtin_expf(*to.max - now);
+  const float b = *add_part.max == now ? 1.0f : __builtin_expf(*add_part.max - now);
+  *to.max = now;
+  *to.sum = __builtin_fmaf(*to.sum, a, *add_part.sum * b);
+  for (int64_t k = 0; k < n; k += kLanes)
+    store(to.out + k, fma(load(to.out + k), set(a), mul(load(add_part.out + k), set(b))));
+}
