@@ -26,6 +26,7 @@ struct Options {
   ChatSettings settings;
   // Smaller than where nobody waits: Ctrl-C is heard between chunks.
   SessionOptions session{.chunk = 128};
+  std::string speculate = "auto";
   bool verbose = false, thinking = false;
 };
 
@@ -54,9 +55,11 @@ std::string count_text(int64_t n) {
 void print_statistics(const Generated& out) {
   const GenerateStats& s = out.stats;
   auto rate = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
-  fmt::print(stderr, "[prompt {} tok, {} cached, {:.1f} tok/s; answer {} tok, {:.1f} tok/s; {}]\n", s.prompt_tokens,
-             s.cached_tokens, rate(s.prompt_tokens - s.cached_tokens, s.prefill_s), out.ids.size(),
-             rate(static_cast<int64_t>(out.ids.size()), s.decode_s), finish_reason_name(out.finish_reason));
+  fmt::print(stderr,
+             "[prompt {} tok, {} cached, {:.1f} tok/s; answer {} tok, {:.1f} tok/s, {} of {} drafts right; {}]\n",
+             s.prompt_tokens, s.cached_tokens, rate(s.prompt_tokens - s.cached_tokens, s.prefill_s), out.ids.size(),
+             rate(static_cast<int64_t>(out.ids.size()), s.decode_s), s.accepted_tokens, s.drafted_tokens,
+             finish_reason_name(out.finish_reason));
 }
 
 // One message and its answer, shown as it comes.
@@ -154,7 +157,9 @@ Status run(const Options& options) {
   TRY(bundle.runnable_template(options.runtime.model));
   TRY_ASSIGN(const SamplerOptions sampler, sampler_options(options.settings.sampling));
   TRY(Sampler::create(sampler, runtime.model->config().vocab_size));
-  TRY_ASSIGN(Session session, Session::create(*runtime.context, *runtime.model, options.session));
+  SessionOptions session_options = options.session;
+  TRY_ASSIGN(session_options.speculation.kind, speculation_by_name(options.speculate, *runtime.model));
+  TRY_ASSIGN(Session session, Session::create(*runtime.context, *runtime.model, session_options));
   const std::string first_line = greeting(options, runtime, session);
   ChatSession chat(std::move(session), bundle, answer_stop_ids(bundle, runtime.checkpoint->eos_token_ids()),
                    options.settings);
@@ -176,6 +181,7 @@ void add_chat(CLI::App& app, Action* action) {
       ->capture_default_str()
       ->check(CLI::Range(int64_t{-1}, INT64_MAX));
   add_sampling_flags(*command, &options->settings.sampling);
+  add_speculation_flag(*command, &options->speculate);
   command->add_option("--ctx", options->session.context, "positions at most (default: the model's, up to 8192)")
       ->check(CLI::PositiveNumber);
   command->add_flag("--thinking", options->thinking, "on a pipe: prints <think>...</think> as well");

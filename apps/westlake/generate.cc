@@ -32,6 +32,7 @@ struct Options {
   SamplingFlags sampling;
   std::vector<std::string> stop;
   SessionOptions session;
+  std::string speculate = "auto";
   bool chat = false, plain = false, ignore_eos = false, json = false, verbose = false;
 };
 
@@ -73,7 +74,8 @@ Result<std::optional<TextBundle>> open_text(const Options& options, const Checkp
   return std::optional<TextBundle>();
 }
 
-std::string report(const Options& options, const Generated& out, uint64_t seed, double load_s) {
+std::string report(const Options& options, const Generated& out, Speculation speculation, uint64_t seed,
+                   double load_s) {
   const GenerateStats& s = out.stats;
   const auto generated = static_cast<int64_t>(out.ids.size());
   const int64_t computed = s.prompt_tokens - s.cached_tokens;
@@ -88,16 +90,19 @@ std::string report(const Options& options, const Generated& out, uint64_t seed, 
   w.key("prefill_s").value(s.prefill_s).key("decode_s").value(s.decode_s);
   w.key("prefill_tok_s").value(s.prefill_s > 0 ? static_cast<double>(computed) / s.prefill_s : 0.0);
   w.key("decode_tok_s").value(s.decode_s > 0 ? static_cast<double>(generated) / s.decode_s : 0.0).end_object();
+  w.key("speculation").begin_object().key("kind").value(speculation_name(speculation));
+  w.key("drafted_tokens").value(s.drafted_tokens).key("accepted_tokens").value(s.accepted_tokens).end_object();
   w.key("model").value(options.runtime.model).end_object();
   return w.text();
 }
 
 void print_statistics(const Generated& out, uint64_t seed) {
   const GenerateStats& s = out.stats;
-  fmt::print(stderr, "[prompt {} tok, {:.1f} tok/s; answer {} tok, {:.1f} tok/s; {}; seed {}]\n", s.prompt_tokens,
+  fmt::print(stderr, "[prompt {} tok, {:.1f} tok/s; answer {} tok, {:.1f} tok/s, {} of {} drafts right; {}; seed {}]\n",
+             s.prompt_tokens,
              s.prefill_s > 0 ? static_cast<double>(s.prompt_tokens - s.cached_tokens) / s.prefill_s : 0.0,
-             out.ids.size(), s.decode_s > 0 ? static_cast<double>(out.ids.size()) / s.decode_s : 0.0,
-             finish_reason_name(out.finish_reason), seed);
+             out.ids.size(), s.decode_s > 0 ? static_cast<double>(out.ids.size()) / s.decode_s : 0.0, s.accepted_tokens,
+             s.drafted_tokens, finish_reason_name(out.finish_reason), seed);
 }
 
 // Without a tokenizer the ids are the answer: "12,7,9".
@@ -129,7 +134,9 @@ Status run(const Options& options) {
   generate.ignore_eos = options.ignore_eos;
   CancelFlag cancel;
   generate.cancel = cancel.flag();
-  TRY_ASSIGN(Session session, Session::create(*runtime.context, *runtime.model, options.session));
+  SessionOptions session_options = options.session;
+  TRY_ASSIGN(session_options.speculation.kind, speculation_by_name(options.speculate, *runtime.model));
+  TRY_ASSIGN(Session session, Session::create(*runtime.context, *runtime.model, session_options));
 
   bool first = true;
   Status written;
@@ -143,7 +150,7 @@ Status run(const Options& options) {
   TRY_ASSIGN(const Generated out, session.generate(prompt, generate, tokenizer, show));
   TRY(written);
   if (options.json) {
-    TRY(put(report(options, out, generate.sampler.seed, runtime.load_s) + "\n"));
+    TRY(put(report(options, out, session.speculation(), generate.sampler.seed, runtime.load_s) + "\n"));
   } else {
     TRY(put("\n"));
   }
@@ -171,6 +178,7 @@ void add_generate(CLI::App& app, Action* action) {
       ->capture_default_str()
       ->check(CLI::Range(int64_t{-1}, INT64_MAX));
   add_sampling_flags(*command, &options->sampling);
+  add_speculation_flag(*command, &options->speculate);
   command->add_option("--stop", options->stop, "ends before this text; may be repeated");
   command->add_flag("--ignore-eos", options->ignore_eos, "goes on after a token that ends an answer");
   command->add_flag("--chat", options->chat, "the prompt is a user's message: the chat template is put around it")
@@ -182,7 +190,7 @@ void add_generate(CLI::App& app, Action* action) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   command->add_option("--ids-out", options->ids_out, "writes the ids of the answer, int32 .npy");
-  command->add_flag("--json", options->json, "one JSON object: text, ids, finish_reason, usage, timings");
+  command->add_flag("--json", options->json, "one JSON object: text, ids, finish_reason, usage, timings, speculation");
   command->add_flag("--verbose", options->verbose, "a line of statistics on standard error");
   command->callback([action, options] { *action = [options] { return run(*options); }; });
 }

@@ -68,7 +68,7 @@ Status run(const Options& options) {
     segment.tokens = std::span(ids).subspan(start + 1, n);
     segment.start = start;
     segment.pages = mtp_cache.pages();
-    model.forward_mtp(*runtime.context, 0, normed.data() + start * D, segment, kPageTokens, logits.data());
+    model.forward_mtp(*runtime.context, 0, normed.data() + start * D, {&segment, 1}, kPageTokens, logits.data());
     TRY(mtp_writer.append(std::span<const float>(logits.data(), n * V)));
   }
   return mtp_writer.finish();

@@ -78,6 +78,16 @@ Result<SamplerOptions> sampler_options(const SamplingFlags& flags) {
   return options;
 }
 
+void add_speculation_flag(CLI::App& command, std::string* name) {
+  command
+      .add_option(
+          "--speculate", *name,
+          "guesses tokens and checks several at once, where that is faster; the text stays the same: off, lookup "
+          "(from the text so far), mtp (by the model's own layer), auto")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"off", "lookup", "mtp", "auto"}));
+}
+
 Status set_sampling(SamplingFlags* flags, std::string_view name, std::string_view value) {
   SamplingFlags changed = *flags;
   bool known = false;

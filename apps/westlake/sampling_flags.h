@@ -30,6 +30,9 @@ Result<SamplerOptions> sampler_options(const SamplingFlags& flags);
 // "seed". Errors: kNotFound for another name, kInvalidArgument for a value that is not taken.
 Status set_sampling(SamplingFlags* flags, std::string_view name, std::string_view value);
 
+// Declares --speculate; `name` is one that speculation_by_name() takes, and its value the default.
+void add_speculation_flag(CLI::App& command, std::string* name);
+
 struct NamedSetting {
   std::string name, value;
 };

@@ -3,45 +3,10 @@
 
 #include <gtest/gtest.h>
 
-#include "model/checkpoint.h"
+#include "infer/test_support.h"
 
 namespace westlake {
 namespace {
-
-constexpr int32_t kUser = 256, kEnd = 257;
-
-// A token a byte, and two control tokens.
-Tokenizer byte_tokenizer() {
-  JsonWriter w;
-  w.begin_object().key("added_tokens").begin_array();
-  for (const auto& [id, content] : {std::pair{kUser, "<|user|>"}, std::pair{kEnd, "<|end|>"}}) {
-    w.begin_object().key("id").value(id).key("content").value(content).key("special").value(true);
-    for (const char* flag : {"single_word", "lstrip", "rstrip", "normalized"}) w.key(flag).value(false);
-    w.end_object();
-  }
-  w.end_array().key("pre_tokenizer").begin_object().key("type").value("ByteLevel");
-  w.key("add_prefix_space").value(false).key("use_regex").value(false).end_object();
-  w.key("decoder").begin_object().key("type").value("ByteLevel").end_object();
-  w.key("model").begin_object().key("type").value("BPE").key("vocab").begin_object();
-  // The alphabet of byte-level vocabularies: printable bytes stand for themselves, the others for U+0100 on.
-  int next = 256;
-  for (int b = 0; b < 256; ++b) {
-    const bool kept = (b >= 33 && b < 127) || (b >= 161 && b < 173) || b >= 174;
-    const int code = kept ? b : next++;
-    std::string letter;
-    if (code < 0x80) {
-      letter += static_cast<char>(code);
-    } else {
-      letter += static_cast<char>(0xc0 | code >> 6);
-      letter += static_cast<char>(0x80 | (code & 0x3f));
-    }
-    w.key(letter).value(b);
-  }
-  w.end_object().key("merges").begin_array().end_array().end_object().end_object();
-  Result<Tokenizer> tokenizer = Tokenizer::from_json(w.text(), "test");
-  CHECK(tokenizer.ok(), "{}", tokenizer.error().message);
-  return std::move(tokenizer).value();
-}
 
 constexpr std::string_view kTemplate =
     "{% for m in messages %}<|user|>{{ m.role[0] }}:{{ m.content }}<|end|>{% endfor %}"

@@ -1,103 +1,62 @@
 // Session::generate: the loop from a prompt to an answer.
 #include <algorithm>
-#include <optional>
 
 #include "base/clock.h"
+#include "infer/mtp_drafts.h"
 #include "infer/session.h"
-#include "infer/stop.h"
 
 namespace westlake {
-namespace {
 
-// Ids to the text that may go out: decoded, without a stop string.
-class TextStream {
- public:
-  static Result<TextStream> create(const Tokenizer* tokenizer, const GenerateOptions& options) {
-    TextStream stream;
-    if (tokenizer != nullptr) {
-      stream.decoder_.emplace(*tokenizer, DecodeOptions{.skip_special = options.skip_special});
-    } else if (!options.stop.empty()) {
-      return make_error(Code::kInvalidArgument, "stop strings need a tokenizer, the model comes without one");
-    }
-    TRY_ASSIGN(stream.matcher_, StopMatcher::create(options.stop));
-    return stream;
-  }
-
-  std::string push(int32_t token) { return decoder_ ? matcher_.push(decoder_->push(token)) : std::string(); }
-  std::string flush() {
-    if (!decoder_ || matcher_.matched()) return {};
-    return matcher_.push(decoder_->flush()) + matcher_.flush();
-  }
-  bool stopped() const { return matcher_.matched(); }
-
- private:
-  std::optional<StreamDecoder> decoder_;
-  StopMatcher matcher_;
-};
-
-bool is_cancelled(const GenerateOptions& options) {
-  return options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed);
+// Guesses of what follows answer.next(), as many as pay.
+std::vector<int32_t> Session::drafts(const Answer& answer) {
+  // The last row must have a place, and its logits a token that may still come.
+  const int64_t most = std::min(answer.tokens_left(), context() - length()) - 1;
+  StepEstimate step{times_.seconds(1), 1};
+  const int64_t wanted = governor_.decide(times_, options_.speculation, most, &step);
+  if (wanted == 0) return {};
+  if (sequence_->mtp() == nullptr) return lookup_drafts(tokens(), answer.next(), wanted);
+  DraftRequest request{sequence_.get(), answer.next(), wanted, {}};
+  const int64_t begin_ns = now_ns();
+  mtp_drafts(*ctx_, *model_, {&request, 1});
+  times_.add_drafting(wanted, seconds_since(begin_ns));
+  return request.drafts;
 }
 
-bool stops(const GenerateOptions& options, int32_t token) {
-  return !options.ignore_eos &&
-         std::find(options.stop_ids.begin(), options.stop_ids.end(), token) != options.stop_ids.end();
+// The last token and its drafts through the model, and what they say into the answer.
+Status Session::decode_pass(Answer* answer, TokenCallback callback) {
+  const std::vector<int32_t> drafts = this->drafts(*answer);
+  std::vector<int32_t> rows = {answer->next()};
+  rows.insert(rows.end(), drafts.begin(), drafts.end());
+  const int64_t begin_ns = now_ns();
+  TRY(forward(rows, MlaForm::kAbsorbed, 0));
+  times_.add(static_cast<int64_t>(rows.size()), seconds_since(begin_ns));
+  TRY_ASSIGN(const int64_t right, answer->verify(drafts, logits_, callback));
+  governor_.add(static_cast<int64_t>(drafts.size()), right);
+  keep(1 + right);
+  return {};
 }
-
-}  // namespace
 
 Result<Generated> Session::generate(std::span<const int32_t> prompt, const GenerateOptions& options,
                                     const Tokenizer* tokenizer, TokenCallback callback) {
-  TRY_ASSIGN(Sampler sampler, Sampler::create(options.sampler, model_->config().vocab_size));
-  TRY_ASSIGN(TextStream stream, TextStream::create(tokenizer, options));
-  Generated out;
-  out.stats.prompt_tokens = static_cast<int64_t>(prompt.size());
-  out.stats.cached_tokens = std::min(common_prefix(prompt), std::max<int64_t>(0, out.stats.prompt_tokens - 1));
+  TRY(check_prompt_fits(prompt));
+  TRY_ASSIGN(Answer answer, Answer::create(options, prompt, context(), model_->config().vocab_size, tokenizer));
+  GenerateStats& stats = answer.generated().stats;
+  stats.cached_tokens = std::min(common_prefix(prompt), stats.prompt_tokens - 1);
   const int64_t begin_ns = now_ns();
-  Result<std::span<const float>> logits = sync(prompt, options.cancel);
-  out.stats.prefill_s = seconds_since(begin_ns);
-  if (!logits.ok()) {
-    if (logits.error().code != Code::kCancelled) return logits.error();
-    out.finish_reason = FinishReason::kCancelled;
-    return out;
-  }
-  sampler.accept_prompt(prompt);
+  const Result<std::span<const float>> logits = sync(prompt, options.cancel);
+  stats.prefill_s = seconds_since(begin_ns);
+  if (!logits.ok() && logits.error().code != Code::kCancelled) return logits.error();
 
   const int64_t decode_ns = now_ns();
-  out.finish_reason = FinishReason::kLength;
-  while (options.max_tokens < 0 || static_cast<int64_t>(out.ids.size()) < options.max_tokens) {
-    // The last token of an answer is not in the cache; the one after needs it there.
-    if (!out.ids.empty()) {
-      if (is_cancelled(options)) {
-        out.finish_reason = FinishReason::kCancelled;
-        break;
-      }
-      if (length() >= context()) break;
-      logits = decode(out.ids.back());
-      if (!logits.ok()) return logits.error();
-    }
-    TRY_ASSIGN(const int32_t token, sampler.sample(*logits));
-    sampler.accept(token);
-    out.ids.push_back(token);
-    if (stops(options, token)) {
-      out.finish_reason = FinishReason::kStop;
-      callback(token, {});
-      break;
-    }
-    const std::string text = stream.push(token);
-    out.text += text;
-    callback(token, text);
-    if (stream.stopped()) {
-      out.finish_reason = FinishReason::kStopString;
-      break;
-    }
+  if (!logits.ok()) {
+    answer.finish(FinishReason::kCancelled, callback);
+  } else if (!answer.finished()) {
+    TRY(answer.verify({}, *logits, callback));
   }
-  const std::string rest = stream.flush();
-  if (stream.stopped()) out.finish_reason = FinishReason::kStopString;
-  out.text += rest;
-  if (!rest.empty()) callback(-1, rest);
-  out.stats.decode_s = seconds_since(decode_ns);
-  return out;
+  // The last token of an answer is not in the cache; the one after needs it there.
+  while (!answer.finished()) TRY(decode_pass(&answer, callback));
+  stats.decode_s = seconds_since(decode_ns);
+  return std::move(answer.generated());
 }
 
 }  // namespace westlake

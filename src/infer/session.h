@@ -11,14 +11,12 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/result.h"
-#include "base/thread_pool.h"
-#include "infer/kv_cache.h"
-#include "infer/sampler.h"
+#include "infer/answer.h"
+#include "infer/sequence.h"
+#include "infer/speculation.h"
 #include "kernels/context.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
@@ -29,58 +27,27 @@ struct SessionOptions {
   int64_t context = 0;            // positions at most; 0: default_context()
   int64_t chunk = 512;            // tokens of a prompt that go through the model together
   int64_t cache_limit_bytes = 0;  // 0: no limit
+  SpeculationOptions speculation;
 };
 
 // What the model was made for, but no more than 8192: an answer to "how long" that any machine can hold.
 int64_t default_context(const ModelConfig& config);
 
-enum class FinishReason {
-  kStop,        // a token that ends the answer
-  kStopString,  // one of GenerateOptions::stop
-  kLength,      // max_tokens, or the end of the context
-  kCancelled,
-};
-// "stop", "stop_string", "length", "cancelled".
-std::string_view finish_reason_name(FinishReason reason);
-
-struct GenerateOptions {
-  int64_t max_tokens = -1;  // -1: to the end of the context
-  SamplerOptions sampler;
-  std::vector<int32_t> stop_ids;
-  std::vector<std::string> stop;  // the answer ends before any of these
-  bool ignore_eos = false;        // stop_ids do not stop
-  bool skip_special = true;       // control tokens have no text
-  const std::atomic<bool>* cancel = nullptr;
-};
-
-struct GenerateStats {
-  int64_t prompt_tokens = 0;
-  int64_t cached_tokens = 0;  // of the prompt, not computed again
-  double prefill_s = 0;
-  double decode_s = 0;  // from the first token on
-};
-
-struct Generated {
-  std::vector<int32_t> ids;  // with the token that stopped it, if one did
-  std::string text;          // without a stop string
-  FinishReason finish_reason = FinishReason::kLength;
-  GenerateStats stats;
-};
-
-// Sees every token with the text that has become certain by it: whole characters, perhaps none. What is held back to
-// the end comes with token -1.
-using TokenCallback = FunctionRef<void(int32_t token, std::string_view text)>;
+// `context`, or default_context() for 0. Errors: kInvalidArgument for one that cannot be, or is more than the model was
+// made for.
+Result<int64_t> checked_context(const ModelConfig& config, int64_t context);
 
 class Session {
  public:
   // Requires: context and model outlive the session. Errors: kInvalidArgument for a context or chunk that cannot be.
   static Result<Session> create(Context& context, const Model& model, const SessionOptions& options = {});
 
-  int64_t length() const { return static_cast<int64_t>(tokens_.size()); }
+  int64_t length() const { return sequence_->length(); }
   int64_t context() const { return options_.context; }
-  std::span<const int32_t> tokens() const { return tokens_; }
+  std::span<const int32_t> tokens() const { return sequence_->tokens(); }
   const Model& model() const { return *model_; }
-  const PagePool& pool() const { return *pool_; }
+  const PagePool& pool() const { return *pools_->model; }
+  Speculation speculation() const { return options_.speculation.kind; }
 
   // The cache holds `tokens`; returns the logits [V] after the last, valid until the next call. At least the last token
   // is computed. When cancelled, what has been computed stays.
@@ -107,14 +74,21 @@ class Session {
 
  private:
   Session(Context& context, const Model& model, const SessionOptions& options);
-  Status check_tokens(std::span<const int32_t> tokens) const;
+  Status check_prompt_fits(std::span<const int32_t> tokens) const;
+  Status forward(std::span<const int32_t> rows, MlaForm form, int64_t logits_from);
+  void keep(int64_t n);
+  std::vector<int32_t> drafts(const Answer& answer);
+  Status decode_pass(Answer* answer, TokenCallback callback);
+
   Context* ctx_;
   const Model* model_;
   SessionOptions options_;
-  std::unique_ptr<PagePool> pool_;
-  std::unique_ptr<SequenceCache> cache_;
-  std::vector<int32_t> tokens_;  // what the cache holds
-  std::vector<float> logits_;    // [V]
+  std::unique_ptr<CachePools> pools_;
+  std::unique_ptr<Sequence> sequence_;
+  StepTimes times_;
+  DraftGovernor governor_;
+  std::vector<float> logits_;  // of the last pass, a row for each that was asked for [n, V]
+  std::vector<float> normed_;  // [T, D] of the last pass, where an MTP module asks for it
 };
 
 }  // namespace westlake

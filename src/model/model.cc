@@ -187,18 +187,21 @@ void Model::forward(Context& ctx, std::span<const Segment> segments, int64_t pag
   if (n > 0) linear(ctx, weights_->lm_head, rows, D, n, logits, V);
 }
 
-void Model::forward_mtp(Context& ctx, int64_t index, const float* hidden, const Segment& segment, int64_t page_tokens,
-                        float* logits, float* out_hidden) const {
-  const int64_t D = config_.hidden_size, V = config_.vocab_size, T = static_cast<int64_t>(segment.tokens.size());
+void Model::forward_mtp(Context& ctx, int64_t index, const float* hidden, std::span<const Segment> segments,
+                        int64_t page_tokens, float* logits, float* out_hidden) const {
+  const int64_t D = config_.hidden_size, V = config_.vocab_size;
   CHECK(index >= 0 && index < static_cast<int64_t>(weights_->mtp.size()), "MTP module {}", index);
   const MtpWeights& w = weights_->mtp[index];
   ctx.fine = fine_;
   const CacheShape shape = mtp_cache_shape(page_tokens);
-  std::vector<AttentionSegment> views = attention_segments({&segment, 1}, shape);
+  std::vector<AttentionSegment> views = attention_segments(segments, shape);
+  const int64_t T = views.back().first_row + views.back().T;
   ScratchScope scope(ctx.scratch);
   float* x = ctx.scratch.take<float>(T * D);
   float* pair = ctx.scratch.take<float>(T * 2 * D);  // [enorm(embedding) | hnorm(hidden)]
-  embedding_forward(ctx, w.embed_tokens ? w.embed_tokens : weights_->embed_tokens, segment.tokens, x);
+  const Mat& embed_tokens = w.embed_tokens ? w.embed_tokens : weights_->embed_tokens;
+  for (size_t i = 0; i < segments.size(); ++i)
+    embedding_forward(ctx, embed_tokens, segments[i].tokens, x + views[i].first_row * D);
   rms_norm(ctx, x, D, w.enorm, config_.rms_norm_eps, T, D, pair, 2 * D);
   rms_norm(ctx, hidden, D, w.hnorm, config_.rms_norm_eps, T, D, pair + D, 2 * D);
   linear(ctx, w.eh_proj, pair, 2 * D, T, x, D);
@@ -206,7 +209,7 @@ void Model::forward_mtp(Context& ctx, int64_t index, const float* hidden, const 
   layer_forward(ctx, w.layer, config_.is_moe_layer(config_.num_hidden_layers + index), angles, views, T, x);
   if (out_hidden != nullptr) std::memcpy(out_hidden, x, T * D * sizeof(float));
   rms_norm(ctx, x, D, w.shared_head_norm, config_.rms_norm_eps, T, D, x, D);
-  const int64_t n = head_rows({&segment, 1}, x, pair);
+  const int64_t n = head_rows(segments, x, pair);
   if (n > 0) linear(ctx, w.shared_head ? w.shared_head : weights_->lm_head, pair, D, n, logits, V);
 }
 

@@ -67,10 +67,10 @@ class Model {
                float* normed = nullptr, const HiddenObserver& observer = nullptr) const;
 
   // Module `index` predicts one token further: row i takes the main model's normed state of position i and the token at
-  // i + 1, and gives logits for the token at i + 2. hidden [T, D]; segment.tokens are those at i + 1. logits as above;
-  // out_hidden (may be null): [T, D], the module's output before its norm.
-  void forward_mtp(Context& ctx, int64_t index, const float* hidden, const Segment& segment, int64_t page_tokens,
-                   float* logits, float* out_hidden = nullptr) const;
+  // i + 1, and gives logits for the token at i + 2. hidden [T, D], of all segments; their tokens are those at i + 1.
+  // logits as above; out_hidden (may be null): [T, D], the module's output before its norm.
+  void forward_mtp(Context& ctx, int64_t index, const float* hidden, std::span<const Segment> segments,
+                   int64_t page_tokens, float* logits, float* out_hidden = nullptr) const;
 
   // Bytes of weights that decoding one token reads (chosen experts only).
   int64_t decode_bytes() const;

@@ -157,7 +157,7 @@ Status check_mtp(Context& ctx, Case& c, const std::vector<float>& normed) {
   Segment segment;
   segment.tokens = std::span(c.tokens).subspan(1);
   segment.pages = pages.data();
-  c.model->forward_mtp(ctx, 0, normed.data(), segment, kPageTokens, logits.data(), hidden.data());
+  c.model->forward_mtp(ctx, 0, normed.data(), {&segment, 1}, kPageTokens, logits.data(), hidden.data());
   c.report.max_mtp_difference = difference(logits.data(), expected.data(), T * V);
   if (!(c.report.max_mtp_difference <= c.report.tolerance))
     c.fail(
