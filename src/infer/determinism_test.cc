@@ -158,6 +158,29 @@ TEST_P(Determinism, SameTextAndLogits) {
   }
 }
 
+// Where keys and values are kept in int8: a text longer than a piece of keys that threads share.
+TEST(DeterminismInt8Cache, SameTextAndLogits) {
+  for (const char* preset : {"tiny-deepseek-v3", "tiny-llama"}) {
+    ModelConfig config = synth_config(preset).value();
+    config.hidden_size = 1088;  // narrower models keep float32
+    config.num_hidden_layers = 2;
+    if (config.mla()) {
+      config.kv_lora_rank = 128;
+      config.qk_rope_head_dim = 64;
+    } else {
+      config.head_dim = 64;
+    }
+    std::vector<Trace> expected;
+    for (int threads : {1, 2, 3}) {
+      const Opened m(config, 540, available_kernels().back()->name, threads);
+      for (double temperature : kTemperatures) {
+        if (threads == 1) expected.push_back(trace(m, {}, sampler_at(temperature)));
+      }
+      expect_same(m, expected, threads == 1 ? 2 : 5, fmt::format("{}, {} threads: ", preset, threads));
+    }
+  }
+}
+
 // One sequence in a session is that sequence in an engine.
 TEST_P(Determinism, SessionEqualsEngine) {
   const Opened m(GetParam().model, available_kernels().back()->name, 2, GetParam().quant);

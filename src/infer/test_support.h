@@ -20,6 +20,7 @@
 #include "model/checkpoint.h"
 #include "model/gguf_export.h"
 #include "model/model.h"
+#include "model/synth.h"
 #include "text/tokenizer.h"
 
 namespace westlake {
@@ -71,15 +72,28 @@ struct Opened {
     tokens = ids("tokens");
     greedy = ids("greedy");
   }
-  // The checkpoint as a GGUF file that is gone from the disk once it is mapped.
-  Checkpoint quantised(DType quant) {
-    const std::string path =
-        fmt::format("{}/infer_test.{}.gguf", std::filesystem::temp_directory_path().string(), getpid());
-    const Checkpoint plain = value(Checkpoint::open(folder));
-    CHECK(export_gguf(pool, plain, path, {.quant = quant, .tokenizer = false}).ok());
+  // A model of that shape with random weights in Q4_0, its cache in int8, and a text of n tokens for it.
+  Opened(const ModelConfig& config, int64_t n, std::string_view kernels, int threads) : pool(threads) {
+    context = std::make_unique<Context>(Context{*kernels_by_name(kernels), pool});
+    CHECK(write_synthetic_gguf(pool, config, gguf_path(), {.quant = DType::kQ4_0}).ok());
+    checkpoint = std::make_unique<Checkpoint>(open_and_remove(gguf_path()));
+    model = std::make_unique<Model>(value(Model::bind(*checkpoint)));
+    CHECK(model->lay_out(*checkpoint, {}, pool).ok() && model->use_q8_cache());
+    for (int64_t i = 0; i < n; ++i) tokens.push_back(static_cast<int32_t>(3 + i * 7 % 200));
+  }
+  static std::string gguf_path() {
+    return fmt::format("{}/infer_test.{}.gguf", std::filesystem::temp_directory_path().string(), getpid());
+  }
+  // The file is gone from the disk once it is mapped.
+  static Checkpoint open_and_remove(const std::string& path) {
     Checkpoint opened = value(Checkpoint::open(path));
     std::filesystem::remove(path);
     return opened;
+  }
+  Checkpoint quantised(DType quant) {
+    const Checkpoint plain = value(Checkpoint::open(folder));
+    CHECK(export_gguf(pool, plain, gguf_path(), {.quant = quant, .tokenizer = false}).ok());
+    return open_and_remove(gguf_path());
   }
   template <typename T>
   static T value(Result<T> result) {
