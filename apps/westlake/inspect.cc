@@ -8,6 +8,7 @@
 #include "base/cpu.h"
 #include "base/json.h"
 #include "base/progress.h"
+#include "plan/cost.h"
 #include "westlake/command.h"
 #include "westlake/runtime.h"
 
@@ -41,7 +42,7 @@ Facts gather(const Runtime& runtime, const std::vector<NamedTensor>& tensors) {
     tally.bytes += tensor.view.size_bytes;
   }
   facts.kv_bytes_per_token = config.num_hidden_layers * config.kv_width() * static_cast<int64_t>(sizeof(float));
-  facts.decode_bytes = runtime.model->decode_bytes();
+  facts.decode_bytes = step_cost(*runtime.model, {}, runtime.context->exact).weight_bytes;
   facts.available = available_memory_bytes();
   const int64_t left = static_cast<int64_t>(facts.available) - runtime.checkpoint->file_bytes();
   facts.context_that_fits = std::clamp<int64_t>(left / facts.kv_bytes_per_token, 0, config.max_position_embeddings);

@@ -43,6 +43,16 @@ void for_attend_tasks(Context& ctx, std::span<const AttentionSegment> segments, 
   });
 }
 
+OpWork attend_work(std::span<const AttentionSegment> segments, int64_t floats, int64_t heads, int64_t dims) {
+  OpWork work;
+  for (const AttentionSegment& s : segments) {
+    const int64_t keys = s.T * s.start + s.T * (s.T + 1) / 2;
+    work.bytes += (s.start + s.T) * floats * static_cast<int64_t>(sizeof(float));
+    work.float_ops += 2 * keys * heads * dims;
+  }
+  return work;
+}
+
 int64_t max_keys(std::span<const AttentionSegment> segments) {
   int64_t most = 0;
   for (const AttentionSegment& segment : segments) most = std::max(most, segment.start + segment.T);

@@ -67,6 +67,10 @@ struct AttendTask {
 void for_attend_tasks(Context& ctx, std::span<const AttentionSegment> segments, int64_t groups, int64_t group_size,
                       FunctionRef<void(const AttendTask&, int)> f);
 
+// What attention over those segments must read and compute: each cached position once (its floats), and for every head
+// and every key that a row sees `dims` multiply-adds.
+OpWork attend_work(std::span<const AttentionSegment> segments, int64_t floats, int64_t heads, int64_t dims);
+
 // Largest number of keys that any row of the batch sees.
 int64_t max_keys(std::span<const AttentionSegment> segments);
 

@@ -24,8 +24,12 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
   const LinearJob qkv[] = {{&params.q_proj, x, D, T, q, H * hd},
                            {&params.k_proj, x, D, T, k, KVH * hd},
                            {&params.v_proj, x, D, T, v, KVH * hd}};
-  linear_jobs(ctx, qkv, 3);
+  {
+    const OpTimer timer(ctx.profile, "qkv_proj");
+    linear_jobs(ctx, qkv, 3);
+  }
 
+  const OpTimer finish(ctx.profile, "rope and cache");
   // Bias, norm and rotation of every head; new keys and values into the cache.
   auto finish_head = [&](float* head, const float* norm, int64_t t) {
     if (norm != nullptr) kernels.rms_norm(head, norm, static_cast<float>(options.rms_norm_eps), hd, head);
@@ -49,6 +53,7 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
   }
 
   float* heads = ctx.scratch.take<float>(T * H * hd);
+  const OpTimer timer(ctx.profile, "attend", attend_work(segments, 2 * KVH * hd, H, 2 * hd));
   const int64_t most_keys = max_keys(segments);
   float* scores = ctx.scratch.take<float>(ctx.pool.size() * group * most_keys);
   for_attend_tasks(ctx, segments, KVH, group, [&](const AttendTask& task, int thread) {
@@ -73,6 +78,7 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
     kernels.attend(args);
   });
 
+  const OpTimer output(ctx.profile, "o_proj");
   linear(ctx, params.o_proj, heads, H * hd, T, out, D);
   if (params.o_bias != nullptr) {
     for (int64_t t = 0; t < T; ++t) add_bias(params.o_bias, D, out + t * D);

@@ -51,6 +51,7 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const Weights& weights() const { return *weights_; }
   const Rope& rope() const { return rope_; }
+  bool fine() const { return fine_; }  // Context::fine while this model runs
 
   CacheShape cache_shape(int64_t page_tokens) const;
   // The cache of an MTP module: one layer.
@@ -66,9 +67,6 @@ class Model {
   // out_hidden (may be null): [T, D], the module's output before its norm.
   void forward_mtp(Context& ctx, int64_t index, const float* hidden, const Segment& segment, int64_t page_tokens,
                    float* logits, float* out_hidden = nullptr) const;
-
-  // Bytes of weights that decoding one token reads (chosen experts only).
-  int64_t decode_bytes() const;
 
  private:
   ModelConfig config_;
