@@ -36,7 +36,8 @@ class MappedFile {
 };
 
 // Writes PATH through PATH.<pid>.tmp. Nothing is visible under PATH before commit() has returned ok; a writer that is
-// destroyed without commit() removes its temporary file. A device or a pipe is written to as it is.
+// destroyed without commit() removes its temporary file, one that is killed leaves it to the next writer of PATH, who
+// removes what has no living owner. A device or a pipe is written to as it is.
 class AtomicFile {
  public:
   static Result<AtomicFile> create(const std::string& path);
