@@ -82,7 +82,8 @@ class Sequences {
 // Repeats of one phase, each between two measures of the read roof.
 class Repeats {
  public:
-  Repeats(const Runtime& runtime, Roof roof, ReadRoof& read_roof) : runtime_(runtime), roof_(roof), read_(read_roof) {}
+  Repeats(const Runtime& runtime, Roof roof, ReadRoof& read_roof, KernelRoofs& kernels, MlaForm form)
+      : runtime_(runtime), roof_(roof), read_(read_roof), kernels_(kernels), form_(form) {}
 
   // Returns tokens a second.
   double run(int64_t tokens, const StepCost& cost, FunctionRef<void()> body) {
@@ -94,9 +95,7 @@ class Repeats {
     Roof roof = roof_;
     if (const double after = read_.gb_s(); before > 0) roof.read_gb_s = (before + after) / 2;
     const double least = roof_seconds(cost, roof, ctx.exact);
-    const bool fine = runtime_.model->fine() && !ctx.exact;
-    const double predicted =
-        predicted_seconds(cost, roof, efficiency_of(ctx.kernels.name), runtime_.pool->size(), fine);
+    const double predicted = kernels_.seconds(cost, roof.read_gb_s, form_);
     rates_.push_back(rate);
     fractions_.push_back(least / seconds);
     roofs_.push_back(static_cast<double>(tokens) / least);
@@ -124,6 +123,8 @@ class Repeats {
   const Runtime& runtime_;
   Roof roof_;
   ReadRoof& read_;
+  KernelRoofs& kernels_;
+  MlaForm form_;
   BenchPhase phase_;
   std::vector<double> rates_, fractions_, roofs_, reads_, predictions_;
 };
@@ -142,6 +143,7 @@ class Bench {
     result_.peak_rss_bytes = peak_rss_bytes();
     result_.roof = measure_roof(*runtime_.pool);
     read_roof_ = std::make_unique<ReadRoof>(*runtime_.pool);
+    kernel_roofs_ = std::make_unique<KernelRoofs>(*runtime_.context, model_);
     phases(single);
     for (int64_t sequences : options_.batch) TRY(batch(sequences));
     for (int64_t positions : options_.context) TRY(context(positions));
@@ -150,7 +152,7 @@ class Bench {
   }
 
  private:
-  Repeats repeats() { return Repeats(runtime_, result_.roof, *read_roof_); }
+  Repeats repeats(MlaForm form) { return Repeats(runtime_, result_.roof, *read_roof_, *kernel_roofs_, form); }
 
   StepCost decode_cost(int64_t sequences, int64_t from, int64_t steps) const {
     StepCost sum;
@@ -162,7 +164,7 @@ class Bench {
   void phases(Sequences& single) {
     const StepCost prompt = prefill_cost(model_, options_.prefill, options_.chunk, exact_);
     const StepCost steps = decode_cost(1, options_.prefill, options_.decode);
-    Repeats prefill = repeats(), decode = repeats();
+    Repeats prefill = repeats(MlaForm::kExpanded), decode = repeats(MlaForm::kAbsorbed);
     for (int64_t i = 0; i < options_.repeats; ++i) {
       prefill.run(options_.prefill, prompt, [&] { single.prefill(options_.prefill); });
       if (options_.decode == 0) continue;
@@ -187,7 +189,7 @@ class Bench {
     many.share_prompt(prompt);
     many.step(prompt);
     const StepCost cost = decode_cost(sequences, prompt, steps);
-    Repeats decode = repeats();
+    Repeats decode = repeats(MlaForm::kAbsorbed);
     for (int64_t i = 0; i < options_.repeats; ++i) {
       decode.run(sequences * steps, cost, [&] {
         for (int64_t t = 0; t < steps; ++t) many.step(prompt + t);
@@ -207,7 +209,8 @@ class Bench {
     TRY(deep.make(1, positions + steps));
     ContextResult result;
     result.positions = positions;
-    Repeats prefill = repeats(), decode = repeats(), near_decode = repeats();
+    Repeats prefill = repeats(MlaForm::kExpanded);
+    Repeats decode = repeats(MlaForm::kAbsorbed), near_decode = repeats(MlaForm::kAbsorbed);
     prefill.run(positions, prefill_cost(model_, positions, options_.chunk, exact_), [&] { deep.prefill(positions); });
     near.prefill(kShortContext);
     const StepCost near_cost = decode_cost(1, kShortContext, steps), deep_cost = decode_cost(1, positions, steps);
@@ -253,6 +256,7 @@ class Bench {
   const Model& model_;
   const bool exact_;
   std::unique_ptr<ReadRoof> read_roof_;
+  std::unique_ptr<KernelRoofs> kernel_roofs_;
   BenchResult result_;
 };
 

@@ -15,6 +15,7 @@
 #include "kernels/profile.h"
 #include "kernels/roof.h"
 #include "plan/cost.h"
+#include "plan/predict.h"
 #include "westlake/runtime.h"
 
 namespace westlake {
@@ -36,7 +37,7 @@ struct BenchPhase {
   StepCost cost;                                   // of a repeat
   double roof_tok_s = 0, roof_fraction = 0;        // medians
   double read_gb_s = 0;                            // median of the roofs beside it
-  double predicted_tok_s = 0;                      // by plan/cost.h from the roofs of the repeats, median
+  double predicted_tok_s = 0;                      // by plan/predict.h from the roofs of the repeats, median
   double bytes_per_token() const { return static_cast<double>(cost.bytes()) / static_cast<double>(tokens); }
   double ops_per_token() const { return static_cast<double>(cost.ops()) / static_cast<double>(tokens); }
 };

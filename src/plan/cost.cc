@@ -2,28 +2,31 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string_view>
 
 namespace westlake {
 namespace {
 
 constexpr int64_t kFloatBytes = sizeof(float);
+constexpr int64_t kSampleBytes = 8 << 20;  // samples are large, but not so large that they leave the caches
 
 // Gathers the products of one step.
 class Counter {
  public:
   Counter(StepCost* cost, bool exact) : cost_(cost), exact_(exact) {}
 
-  // rows tokens through w; `copies` matrices of that size, of which `read` are read (experts: an expectation).
-  void product(const Mat& w, int64_t rows, double read = 1) {
+  // `rows` tokens, shared by `copies` matrices of this shape, each read once (experts: an expectation).
+  void product(const Mat& w, int64_t rows, double copies = 1) {
     if (!w || rows == 0) return;
-    cost_->weight_bytes += std::llround(static_cast<double>(w.bytes()) * read);
-    ops(w, 2 * w.rows * w.cols * rows);
+    ProductCost p = {&w, std::max<int64_t>(1, std::llround(static_cast<double>(rows) / copies)),
+                     std::llround(static_cast<double>(w.bytes()) * copies), 2 * w.rows * w.cols * rows};
+    cost_->weight_bytes += p.bytes;
+    (is_quantised(w.dtype) && !exact_ ? cost_->int8_ops : cost_->float_ops) += p.ops;
+    cost_->add(p);
   }
-  void mlp(const SwigluParams& p, int64_t rows, double read = 1) {
-    product(p.gate_proj, rows, read);
-    product(p.up_proj, rows, read);
-    product(p.down_proj, rows, read);
+  void mlp(const SwigluParams& p, int64_t rows, double copies = 1) {
+    product(p.gate_proj, rows, copies);
+    product(p.up_proj, rows, copies);
+    product(p.down_proj, rows, copies);
     // Input and hidden rows quantised, silu(gate) * up.
     activation(rows * (2 * p.gate_proj.cols + 5 * p.gate_proj.rows));
   }
@@ -81,6 +84,17 @@ void count_moe(const ModelConfig& c, const MoeParams& p, int64_t T, Counter* cou
 
 }  // namespace
 
+void StepCost::add(const ProductCost& p) {
+  for (ProductCost& q : products) {
+    if (q.rows != p.rows || q.sample->dtype != p.sample->dtype || q.sample->layout != p.sample->layout) continue;
+    if (p.sample->bytes() > q.sample->bytes() && p.sample->bytes() < kSampleBytes) q.sample = p.sample;
+    q.bytes += p.bytes;
+    q.ops += p.ops;
+    return;
+  }
+  products.push_back(p);
+}
+
 StepCost& StepCost::operator+=(const StepCost& o) {
   weight_bytes += o.weight_bytes;
   cache_bytes += o.cache_bytes;
@@ -90,6 +104,7 @@ StepCost& StepCost::operator+=(const StepCost& o) {
   rebuild_ops += o.rebuild_ops;
   activation_bytes += o.activation_bytes;
   regions += o.regions;
+  for (const ProductCost& p : o.products) add(p);
   return *this;
 }
 
@@ -139,38 +154,6 @@ double roof_seconds(const StepCost& cost, const Roof& roof, bool exact) {
   const double compute = static_cast<double>(cost.int8_ops) / std::max(roof.int8_gop_s, wide) +
                          static_cast<double>(cost.float_ops + cost.attention_ops) / wide;
   return 1e-9 * std::max(compute, static_cast<double>(cost.bytes()) / roof.read_gb_s);
-}
-
-Efficiency efficiency_of(std::string_view kernels) {
-  if (kernels == "ref") return {0.05, 0.002, 0.02, 0.02, 1.0, 3.0};
-  if (kernels == "avx2") return {0.9, 0.5, 0.3, 0.25, 6.0, 2.0};
-  return {0.92, 0.5, 0.4, 0.35, 8.0, 2.0};
-}
-
-double predicted_seconds(const StepCost& cost, const Roof& roof, const Efficiency& e, int threads, bool fine) {
-  const double f32 = roof.f32_gflop_s;
-  const double products = static_cast<double>(cost.int8_ops) * (fine ? 2 : 1) / (roof.int8_gop_s * e.int8) +
-                          static_cast<double>(cost.float_ops) / (f32 * e.f32);
-  const double weights = static_cast<double>(cost.weight_bytes) / (roof.read_gb_s * e.read);
-  const double attention = std::max(static_cast<double>(cost.attention_ops) / (f32 * e.attend),
-                                    static_cast<double>(cost.cache_bytes) / (roof.read_gb_s * e.read)) +
-                           static_cast<double>(cost.rebuild_ops) / (f32 * e.f32);
-  const double between = static_cast<double>(cost.activation_bytes) / (e.activation_gb_s * threads);
-  return 1e-9 * (std::max(products, weights) + attention + between) +
-         1e-6 * static_cast<double>(cost.regions) * e.region_us;
-}
-
-Prediction predict(const Model& model, const Roof& roof, std::string_view kernels, int threads, bool exact,
-                   int64_t prefill, int64_t chunk, int64_t decode) {
-  const Efficiency e = efficiency_of(kernels);
-  const auto seconds = [&](const StepCost& cost) {
-    return predicted_seconds(cost, roof, e, threads, model.fine() && !exact);
-  };
-  Prediction p;
-  p.prefill_tok_s = static_cast<double>(prefill) / seconds(prefill_cost(model, prefill, chunk, exact));
-  // The cost of a token grows evenly with the positions before it: the middle one stands for all.
-  p.decode_tok_s = 1 / seconds(step_cost(model, {.start = prefill + decode / 2}, exact));
-  return p;
 }
 
 }  // namespace westlake

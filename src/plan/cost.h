@@ -1,14 +1,13 @@
-// Cost: what a step of a model must read and compute at the least, how long the roofs of a machine make that, and how
-// long it will really take. One count for everybody: the shares of the roof that are measured, and predictions.
+// Cost: what a step of a model must read and compute at the least, and how long the roofs of a machine make that.
+// One count for everybody: for the shares of the roof that are measured, and for predictions.
 //
 // Idea: a step is many sequences with a few new tokens each. Weights are read once a step, experts only those that some
 // token chose; cached positions once a sequence; multiply-adds count as two. At the roof all of it runs at the speed of
-// memory or of arithmetic, whichever is slower. A prediction adds what the kernels leave: shares of the roofs that they
-// reach (Efficiency, measured), work on activations between the products, and the start of parallel regions.
+// memory or of arithmetic, whichever is slower. How fast the kernels at hand really are is the business of predict.h.
 #pragma once
 
 #include <cstdint>
-#include <string_view>
+#include <vector>
 
 #include "kernels/roof.h"
 #include "model/model.h"
@@ -24,6 +23,13 @@ struct Step {
   int64_t logits_rows = 1;  // in all
 };
 
+// Products that run at one speed: weights of one type, in one layout, with as many rows of activations.
+struct ProductCost {
+  const Mat* sample = nullptr;  // one of them
+  int64_t rows = 0;
+  int64_t bytes = 0, ops = 0;
+};
+
 struct StepCost {
   int64_t weight_bytes = 0, cache_bytes = 0;
   int64_t int8_ops = 0;          // quantised weights, unless exact
@@ -32,10 +38,12 @@ struct StepCost {
   int64_t rebuild_ops = 0;       // MLA, expanded: keys and values made again of the positions that were cached before
   int64_t activation_bytes = 0;  // norms, rotations, residuals, gates, quantisation: between the products
   int64_t regions = 0;           // parallel regions started
+  std::vector<ProductCost> products;
 
   int64_t bytes() const { return weight_bytes + cache_bytes; }
   int64_t ops() const { return int8_ops + float_ops + attention_ops; }
   StepCost& operator+=(const StepCost& other);
+  void add(const ProductCost& product);  // to `products` alone
 };
 
 // The experts that are read are an expectation: each token chooses evenly and independently of the others.
@@ -49,27 +57,5 @@ double expected_experts(int64_t experts, int64_t chosen, int64_t tokens);
 
 // Seconds at the roof: max(bytes / bandwidth, operations / peak), rebuilding not counted. Exact arithmetic is float32.
 double roof_seconds(const StepCost& cost, const Roof& roof, bool exact);
-
-// What is reached of the roofs, measured with `westlake bench --ops` (cost.cc says where).
-struct Efficiency {
-  double read = 1;             // of the read bandwidth, by products that wait for weights
-  double int8 = 1;             // of int8 peak, by products of many rows
-  double f32 = 1;              // of f32 peak, by products with float activations
-  double attend = 1;           // of f32 peak, by attention
-  double activation_gb_s = 1;  // a thread
-  double region_us = 1;        // to start and end a parallel region, and what runs on one thread beside it
-};
-Efficiency efficiency_of(std::string_view kernels);
-
-// Seconds that a step will take with these kernels on all `threads` that the roofs were measured with. `fine` doubles
-// the products of quantised weights (Context::fine).
-double predicted_seconds(const StepCost& cost, const Roof& roof, const Efficiency& efficiency, int threads, bool fine);
-
-struct Prediction {
-  double prefill_tok_s = 0, decode_tok_s = 0;
-};
-// Prefill of `prefill` tokens in chunks, then one token after another up to `decode` more.
-Prediction predict(const Model& model, const Roof& roof, std::string_view kernels, int threads, bool exact,
-                   int64_t prefill, int64_t chunk, int64_t decode);
 
 }  // namespace westlake
