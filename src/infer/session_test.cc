@@ -78,7 +78,8 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 class SessionOn : public ::testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Models, SessionOn,
                          ::testing::Values("deepseek_v2_lite", "deepseek_v3_mtp", "deepseek_v3_t130", "llama_rope_tied",
-                                           "qwen3", "qwen3_moe"));
+                                           "qwen3", "qwen3_moe"),
+                         [](const auto& info) { return std::string(info.param); });
 
 TEST_P(SessionOn, ChunksOfAnySizeGiveTheSameBits) {
   for (const KernelTable* kernels : available_kernels()) {
