@@ -57,6 +57,9 @@ std::vector<OpCase> bench_cases() {
   return cases;
 }
 
+constexpr double kLeastSample = 1e-5;  // seconds
+constexpr int64_t kMostRepeats = 1 << 20;
+
 double largest(Guarded& y, int64_t n) {
   double top = 0;
   for (int64_t i = 0; i < n; ++i) top = std::max(top, static_cast<double>(std::abs(y.data()[i])));
@@ -78,7 +81,8 @@ double check(const OpCase& c, OpRun& op, const KernelTable& level, RowRange rows
   return seen.intact() && op.scratch_intact() ? seconds : -1;
 }
 
-bool line(const OpCase& c, const Options& options, const KernelTable& level, ThreadPool& pool, Roof roof, ReadRoof& read_roof) {
+bool line(const OpCase& c, const Options& options, const KernelTable& level, ThreadPool& pool, Roof roof,
+          ReadRoof& read_roof) {
   OpRun op(c, pool.size());
   const bool cut = op.is_gemm() && c.op != Op::kGemmNnF32;  // over threads; the other operations are one thread's
   const RowRange checked = {0, cut ? std::min<int64_t>(c.rows, 32) : c.rows};
@@ -96,18 +100,15 @@ bool line(const OpCase& c, const Options& options, const KernelTable& level, Thr
   };
   std::vector<double> seconds;
   roof.read_gb_s = read_roof.gb_s();
-  const int64_t begin = now_ns();
-  pass();
-  int64_t repeats = 1;  // so that a pass is not too short for the clock
-  while (seconds_since(begin) / static_cast<double>(repeats) * static_cast<double>(repeats) < 1e-5 && repeats < 1000) {
-    for (int64_t i = 0; i < repeats; ++i) pass();
-    repeats *= 2;
-  }
-  for (const int64_t start = now_ns(); seconds_since(start) < options.seconds || seconds.size() < 3;) {
+  int64_t repeats = 1;  // passes a sample: so many that the time of the clock itself does not show
+  const auto sample = [&] {
     const int64_t from = now_ns();
     for (int64_t i = 0; i < repeats; ++i) pass();
-    seconds.push_back(seconds_since(from) / static_cast<double>(repeats));
-  }
+    return seconds_since(from);
+  };
+  while (sample() < kLeastSample && repeats < kMostRepeats) repeats *= 2;
+  for (const int64_t start = now_ns(); seconds_since(start) < options.seconds || seconds.size() < 3;)
+    seconds.push_back(sample() / static_cast<double>(repeats));
   roof.read_gb_s = (roof.read_gb_s + read_roof.gb_s()) / 2;  // before and after
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
@@ -117,7 +118,8 @@ bool line(const OpCase& c, const Options& options, const KernelTable& level, Thr
   const double limit = std::max(op.flops() * 1e-9 / compute, op.bytes() * 1e-9 / (roof.read_gb_s * threads));
   const double ref_all = ref_seconds * (cut ? static_cast<double>(c.rows) / static_cast<double>(checked.end) : 1);
   fmt::print(
-      "{:<52} {} x{}: {:9.1f} us ({:.1f} .. {:.1f}) {:8.1f} GFLOP/s {:6.1f} GB/s {:5.1f}% of roof ({:.0f} GB/s) {:7.1f}x ref\n",
+      "{:<52} {} x{}: {:9.1f} us ({:.1f} .. {:.1f}) {:8.1f} GFLOP/s {:6.1f} GB/s {:5.1f}% of roof ({:.0f} GB/s) "
+      "{:7.1f}x ref\n",
       c.name(), level.name, cut ? pool.size() : 1, median * 1e6, seconds.front() * 1e6, seconds.back() * 1e6, gflops,
       gbytes, 100 * limit / median, roof.read_gb_s, ref_all / median);
   std::fflush(stdout);

@@ -145,7 +145,7 @@ std::string greeting(const Options& options, const Runtime& runtime, const Sessi
                      config.model_type, count_text(config.parameters()), session.context());
 }
 
-Status run(const Options& options) {
+Status run(Options options) {
   TRY_ASSIGN(Runtime runtime, open_runtime(options.runtime));
   TRY_ASSIGN(const TextBundle bundle, TextBundle::open(runtime.checkpoint->path()));
   if (!bundle.chat_template && bundle.chat_template_problem.empty()) {
@@ -155,6 +155,7 @@ Status run(const Options& options) {
                       options.runtime.model, options.runtime.model);
   }
   TRY(bundle.runnable_template(options.runtime.model));
+  apply_sampling_defaults(&options.settings.sampling, runtime.checkpoint->sampling_defaults());
   TRY_ASSIGN(const SamplerOptions sampler, sampler_options(options.settings.sampling));
   TRY(Sampler::create(sampler, runtime.model->config().vocab_size));
   SessionOptions session_options = options.session;

@@ -132,16 +132,24 @@ Status ChatSession::set_one(std::string_view key, std::string_view value) {
   return set_sampling(&settings_.sampling, key, value);
 }
 
+namespace {
+
+std::string setting_line(const NamedSetting& s) {
+  return fmt::format("{} {}{}", s.name, s.value, s.origin.empty() ? "" : fmt::format("  ({})", s.origin));
+}
+
+}  // namespace
+
 Result<std::string> ChatSession::set(std::string_view arguments) {
   const auto [key, value] = cut_word(arguments);
   if (key.empty()) {
     std::string all;
-    for (const NamedSetting& s : settings()) all += fmt::format("{}{} {}", all.empty() ? "" : "\n", s.name, s.value);
+    for (const NamedSetting& s : settings()) all += (all.empty() ? "" : "\n") + setting_line(s);
     return all;
   }
   if (value.empty() && key != "system") {
     for (const NamedSetting& s : settings()) {
-      if (s.name == key) return fmt::format("{} {}", s.name, s.value);
+      if (s.name == key) return setting_line(s);
     }
   }
   const Status done = set_one(key, value);
@@ -152,8 +160,8 @@ Result<std::string> ChatSession::set(std::string_view arguments) {
 
 std::vector<NamedSetting> ChatSession::settings() const {
   std::vector<NamedSetting> all = sampling_settings(settings_.sampling);
-  all.push_back({"max_tokens", fmt::format("{}", settings_.max_tokens)});
-  all.push_back({"system", settings_.system});
+  all.push_back({"max_tokens", fmt::format("{}", settings_.max_tokens), ""});
+  all.push_back({"system", settings_.system, ""});
   return all;
 }
 

@@ -128,7 +128,9 @@ Status run(const Options& options) {
   }
   GenerateOptions generate;
   generate.max_tokens = options.max_tokens;
-  TRY_ASSIGN(generate.sampler, sampler_options(options.sampling));
+  SamplingFlags sampling = options.sampling;
+  apply_sampling_defaults(&sampling, runtime.checkpoint->sampling_defaults());
+  TRY_ASSIGN(generate.sampler, sampler_options(sampling));
   if (bundle) generate.stop_ids = answer_stop_ids(*bundle, runtime.checkpoint->eos_token_ids());
   generate.stop = options.stop;
   generate.ignore_eos = options.ignore_eos;

@@ -4,10 +4,14 @@
 #include <algorithm>
 #include <cstdio>
 #include <map>
+#include <optional>
 
 #include "base/cpu.h"
 #include "base/json.h"
 #include "base/progress.h"
+#include "kernels/roof.h"
+#include "plan/cost.h"
+#include "plan/predict.h"
 #include "westlake/command.h"
 #include "westlake/runtime.h"
 
@@ -16,7 +20,7 @@ namespace {
 
 struct Options {
   RuntimeOptions runtime;
-  bool json = false, tensors = false;
+  bool json = false, tensors = false, no_predict = false;
 };
 
 struct Tally {
@@ -30,7 +34,12 @@ struct Facts {
   uint64_t available = 0;
   // Positions of cache that fit beside the whole file in memory that is free now, at most the model's own limit.
   int64_t context_that_fits = 0;
+  std::optional<Prediction> speed;
+  Roof roof;
 };
+
+// What speeds are predicted for.
+constexpr int64_t kPrefill = 512, kDecode = 64;
 
 Facts gather(const Runtime& runtime, const std::vector<NamedTensor>& tensors) {
   const ModelConfig& config = runtime.model->config();
@@ -41,7 +50,7 @@ Facts gather(const Runtime& runtime, const std::vector<NamedTensor>& tensors) {
     tally.bytes += tensor.view.size_bytes;
   }
   facts.kv_bytes_per_token = config.num_hidden_layers * config.kv_width() * static_cast<int64_t>(sizeof(float));
-  facts.decode_bytes = runtime.model->decode_bytes();
+  facts.decode_bytes = step_cost(*runtime.model, {}, runtime.context->exact).weight_bytes;
   facts.available = available_memory_bytes();
   const int64_t left = static_cast<int64_t>(facts.available) - runtime.checkpoint->file_bytes();
   facts.context_that_fits = std::clamp<int64_t>(left / facts.kv_bytes_per_token, 0, config.max_position_embeddings);
@@ -82,6 +91,13 @@ void print_text(const Options& options, const Runtime& runtime, const Facts& fac
   } else {
     row("fits", fmt::format("yes, with a context of {}", facts.context_that_fits));
   }
+  if (facts.speed) {
+    row("reads memory", fmt::format("{:.1f} GB/s, {} threads", facts.roof.read_gb_s, runtime.pool->size()));
+    row("will prefill", fmt::format("about {:.0f} tokens a second (at the roof {:.0f}), a prompt of {}",
+                                    facts.speed->prefill_tok_s, facts.speed->prefill_roof_tok_s, kPrefill));
+    row("will write", fmt::format("about {:.1f} tokens a second (at the roof {:.1f}), after it",
+                                  facts.speed->decode_tok_s, facts.speed->decode_roof_tok_s));
+  }
   if (!options.tensors) return;
   fmt::print("\n");
   for (const NamedTensor& t : tensors)
@@ -102,6 +118,13 @@ void print_json(const Runtime& runtime, const Facts& facts, const std::vector<Na
   w.key("available_bytes").value(facts.available);
   w.key("fits").value(static_cast<int64_t>(facts.available) >= runtime.checkpoint->file_bytes());
   w.key("context_that_fits").value(facts.context_that_fits);
+  if (facts.speed) {
+    w.key("predicted").begin_object().key("prefill_tokens").value(kPrefill).key("decode_tokens").value(kDecode);
+    w.key("prefill_tok_s").value(facts.speed->prefill_tok_s).key("decode_tok_s").value(facts.speed->decode_tok_s);
+    w.key("prefill_roof_tok_s").value(facts.speed->prefill_roof_tok_s);
+    w.key("decode_roof_tok_s").value(facts.speed->decode_roof_tok_s);
+    w.key("read_gb_s").value(facts.roof.read_gb_s).key("threads").value(runtime.pool->size()).end_object();
+  }
   w.key("dtypes").begin_object();
   for (const auto& [name, tally] : facts.dtypes) {
     w.key(name).begin_object().key("tensors").value(tally.tensors).key("bytes").value(tally.bytes).end_object();
@@ -119,7 +142,11 @@ void print_json(const Runtime& runtime, const Facts& facts, const std::vector<Na
 Status run(const Options& options) {
   TRY_ASSIGN(const Runtime runtime, open_runtime(options.runtime));
   const std::vector<NamedTensor>& tensors = runtime.checkpoint->tensors();
-  const Facts facts = gather(runtime, tensors);
+  Facts facts = gather(runtime, tensors);
+  if (!options.no_predict) {
+    facts.roof = measure_roof(*runtime.pool);
+    facts.speed = predict(*runtime.context, *runtime.model, facts.roof, kPrefill, kPrefill, kDecode);
+  }
   if (options.json) {
     print_json(runtime, facts, tensors);
   } else {
@@ -132,10 +159,12 @@ Status run(const Options& options) {
 
 void add_inspect(CLI::App& app, Action* action) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("inspect", "says what a model is and what fits into memory");
+  CLI::App* command =
+      app.add_subcommand("inspect", "says what a model is, what fits into memory and how fast it will be");
   add_runtime_options(*command, &options->runtime);
   command->add_flag("--json", options->json, "one JSON object on stdout");
   command->add_flag("--tensors", options->tensors, "lists every tensor");
+  command->add_flag("--no-predict", options->no_predict, "does not measure how fast this machine is (a second)");
   command->callback([action, options] { *action = [options] { return run(*options); }; });
 }
 

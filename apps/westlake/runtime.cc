@@ -15,7 +15,8 @@ void add_runtime_options(CLI::App& command, RuntimeOptions* options) {
   command.add_option("MODEL", options->model, "a model folder, a .gguf file, or a catalogue name")->required();
   command.add_option("--threads", options->threads, "threads (default: all cores)")->check(CLI::Range(1, 1024));
   command.add_flag("--exact", options->exact, "float32 activations and accumulation, weights dequantised to float32");
-  command.add_option("--kv", options->kv, "the cache: q8 (int8, where the model allows) or f32; --exact always has f32")
+  command
+      .add_option("--kv", options->kv, "the cache: q8 (int8, where the model allows) or f32; --exact always has f32")
       ->check(CLI::IsMember({"q8", "f32"}));
   command.add_flag("--no-panels", options->no_panels,
                    "reads the weights as the file has them, slower, instead of a copy laid out for this program");

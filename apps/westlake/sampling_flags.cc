@@ -1,5 +1,6 @@
 #include "westlake/sampling_flags.h"
 
+#include <algorithm>
 #include <charconv>
 #include <random>
 
@@ -60,11 +61,28 @@ Result<std::pair<int32_t, float>> read_bias(std::string_view text) {
 
 void add_sampling_flags(CLI::App& command, SamplingFlags* flags) {
   for (const DoubleSetting& s : kDoubles)
-    command.add_option(flag_name(s.name), flags->options.*s.field, s.help)->capture_default_str();
+    flags->declared.emplace_back(
+        s.name, command.add_option(flag_name(s.name), flags->options.*s.field, s.help)->capture_default_str());
   for (const IntSetting& s : kInts)
-    command.add_option(flag_name(s.name), flags->options.*s.field, s.help)->capture_default_str();
+    flags->declared.emplace_back(
+        s.name, command.add_option(flag_name(s.name), flags->options.*s.field, s.help)->capture_default_str());
   command.add_option("--logit-bias", flags->logit_bias, "id=value, added to the logit of a token; may be repeated");
   command.add_option("--seed", flags->seed, "the same seed gives the same text (default: another one every time)");
+}
+
+void apply_sampling_defaults(SamplingFlags* flags, const SamplingDefaults& defaults) {
+  const auto apply = [&](const char* name, const auto& value, auto* field) {
+    const auto given = [&](const auto& entry) { return entry.first == name && entry.second->count() > 0; };
+    if (!value || std::any_of(flags->declared.begin(), flags->declared.end(), given)) return;
+    *field = *value;
+    flags->from_model.insert(name);
+  };
+  SamplerOptions& o = flags->options;
+  apply("temp", defaults.temperature, &o.temperature);
+  apply("top_p", defaults.top_p, &o.top_p);
+  apply("min_p", defaults.min_p, &o.min_p);
+  apply("repeat_penalty", defaults.repetition_penalty, &o.repetition_penalty);
+  apply("top_k", defaults.top_k, &o.top_k);
 }
 
 Result<SamplerOptions> sampler_options(const SamplingFlags& flags) {
@@ -113,15 +131,19 @@ Status set_sampling(SamplingFlags* flags, std::string_view name, std::string_vie
   }
   if (!known) return make_error(Code::kNotFound, "no setting is called '{}'", name);
   TRY(Sampler::create(changed.options, INT32_MAX));
+  changed.from_model.erase(std::string(name));
   *flags = changed;
   return {};
 }
 
 std::vector<NamedSetting> sampling_settings(const SamplingFlags& flags) {
   std::vector<NamedSetting> settings;
-  for (const DoubleSetting& s : kDoubles) settings.push_back({s.name, fmt::format("{}", flags.options.*s.field)});
-  for (const IntSetting& s : kInts) settings.push_back({s.name, fmt::format("{}", flags.options.*s.field)});
-  settings.push_back({"seed", flags.seed ? fmt::format("{}", *flags.seed) : "random"});
+  const auto put = [&](const char* name, const auto& value) {
+    settings.push_back({name, fmt::format("{}", value), flags.from_model.contains(name) ? "the model's" : ""});
+  };
+  for (const DoubleSetting& s : kDoubles) put(s.name, flags.options.*s.field);
+  for (const IntSetting& s : kInts) put(s.name, flags.options.*s.field);
+  settings.push_back({"seed", flags.seed ? fmt::format("{}", *flags.seed) : "random", ""});
   return settings;
 }
 

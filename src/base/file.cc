@@ -1,12 +1,15 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 namespace westlake {
@@ -89,6 +92,31 @@ void release_pages(std::span<const std::byte> mapped) {
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
+namespace {
+
+// "PATH.<pid>.tmp" of processes that are gone. A living writer holds a lock on its file: a pid alone could be one of
+// another machine or container that shares the folder.
+void remove_stale_temporaries(const std::string& path) {
+  namespace fs = std::filesystem;
+  const fs::path target(path);
+  const std::string prefix = target.filename().string() + ".";
+  std::error_code error;
+  fs::directory_iterator entry(target.has_parent_path() ? target.parent_path() : fs::path("."), error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (!name.starts_with(prefix) || !name.ends_with(".tmp") || name.size() <= prefix.size() + 4) continue;
+    const std::string owner = name.substr(prefix.size(), name.size() - prefix.size() - 4);
+    if (owner.size() > 9 || owner.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (kill(std::stoi(owner), 0) == 0 || errno != ESRCH) continue;
+    const int fd = ::open(entry->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) continue;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) ::unlink(entry->path().c_str());
+    ::close(fd);
+  }
+}
+
+}  // namespace
+
 Result<AtomicFile> AtomicFile::create(const std::string& path) {
   AtomicFile file;
   file.path_ = path;
@@ -98,6 +126,7 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
     if (file.fd_ < 0) return open_error(path, errno);
     return file;
   }
+  remove_stale_temporaries(path);
   file.temporary_ = fmt::format("{}.{}.tmp", path, getpid());
   file.fd_ = ::open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (file.fd_ < 0) {
@@ -105,6 +134,7 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
     file.temporary_.clear();
     return make_error(Code::kIo, "{}: cannot create: {}", path, errno_text(error_number));
   }
+  (void)flock(file.fd_, LOCK_SH | LOCK_NB);  // where there are no locks, the pid alone protects the file
   file.buffer_.reserve(kBufferBytes);
   return file;
 }
@@ -161,7 +191,8 @@ Status AtomicFile::pad_to(size_t alignment) {
 
 Status AtomicFile::commit() {
   TRY(flush());
-  if (fsync(fd_) != 0 && !temporary_.empty()) return make_error(Code::kIo, "{}: cannot sync: {}", path_, errno_text(errno));
+  if (fsync(fd_) != 0 && !temporary_.empty())
+    return make_error(Code::kIo, "{}: cannot sync: {}", path_, errno_text(errno));
   const int closed = ::close(std::exchange(fd_, -1));
   if (closed != 0) return make_error(Code::kIo, "{}: cannot close: {}", path_, errno_text(errno));
   if (!temporary_.empty() && rename(temporary_.c_str(), path_.c_str()) != 0)

@@ -36,7 +36,8 @@ class MappedFile {
 };
 
 // Writes PATH through PATH.<pid>.tmp. Nothing is visible under PATH before commit() has returned ok; a writer that is
-// destroyed without commit() removes its temporary file. A device or a pipe is written to as it is.
+// destroyed without commit() removes its temporary file, one that is killed leaves it to the next writer of PATH, who
+// removes what has no living owner. A device or a pipe is written to as it is.
 class AtomicFile {
  public:
   static Result<AtomicFile> create(const std::string& path);
@@ -62,8 +63,8 @@ class AtomicFile {
   uint64_t written_bytes_ = 0;
 };
 
-// Tells the kernel that these mapped bytes are not needed soon, so that a program that streams through a large file does
-// not keep all of it resident. They stay readable. Whole pages within the span only.
+// Tells the kernel that these mapped bytes are not needed soon, so that a program that streams through a large file
+// does not keep all of it resident. They stay readable. Whole pages within the span only.
 void release_pages(std::span<const std::byte> mapped);
 
 // The whole of a (small) file. Errors: kNotFound, kIo, kExhausted when larger than `limit_bytes`.

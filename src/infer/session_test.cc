@@ -15,7 +15,8 @@ constexpr float kMlaFormsBound = 1e-4f;
 class SessionOn : public ::testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Models, SessionOn,
                          ::testing::Values("deepseek_v2_lite", "deepseek_v3_mtp", "deepseek_v3_t130", "llama_rope_tied",
-                                           "qwen3", "qwen3_moe"));
+                                           "qwen3", "qwen3_moe"),
+                         [](const auto& info) { return std::string(info.param); });
 
 TEST_P(SessionOn, ChunksOfAnySizeGiveTheSameBits) {
   for (const KernelTable* kernels : available_kernels()) {

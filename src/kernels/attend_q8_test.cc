@@ -33,7 +33,8 @@ class Case {
       auto* scales = reinterpret_cast<float*>(rows + kKvBlock * row_bytes_);
       for (int64_t i = 0; i < std::min(kKvBlock, keys - s); ++i) {
         for (int64_t k = 0; k < row_bytes_; ++k) rows[i * row_bytes_ + k] = static_cast<int8_t>(rng.below(255) - 127);
-        for (int64_t p = 0; p < parts_; ++p) scales[p * kKvBlock + i] = static_cast<float>(0.002 + 0.02 * rng.uniform());
+        for (int64_t p = 0; p < parts_; ++p)
+          scales[p * kKvBlock + i] = static_cast<float>(0.002 + 0.02 * rng.uniform());
       }
     }
     for (auto& page : pages_) pointers_.push_back(page.data());

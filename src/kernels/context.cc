@@ -100,6 +100,12 @@ void quantise_rows(const Context& ctx, const LinearJob& job, const Q8Rows& rows,
   }
 }
 
+// What a product reads and computes: the weights once.
+OpWork product_work(const LinearJob& job, bool q8) {
+  const int64_t ops = 2 * job.w->rows * job.w->cols * job.T;
+  return {job.T > 0 ? job.w->bytes() : 0, q8 ? ops : 0, q8 ? 0 : ops};
+}
+
 // The activations of every job that takes them as int8; neighbours with the same input share.
 const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   Q8Rows* inputs = ctx.scratch.take<Q8Rows>(n_jobs);
@@ -119,6 +125,7 @@ const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
     elements += size;
   }
   if (elements == 0) return inputs;
+  const OpTimer timer(ctx.profile, "quantise");
   int64_t most_cols = 0;
   for (int j = 0; j < n_jobs; ++j) most_cols = std::max(most_cols, jobs[j].w->cols);
   float* rests = ctx.scratch.take<float>(ctx.fine ? ctx.pool.size() * most_cols : 0);
@@ -167,6 +174,7 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inp
   for (int j = 0; j < n_jobs; ++j) {
     total_cost += panels_of(*jobs[j].w) * panel_cost(jobs[j]);
     work += jobs[j].w->rows * jobs[j].w->cols * jobs[j].T;
+    if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs && inputs[j].qs));
     cols = std::max(cols, jobs[j].w->cols);
     if (ctx.fine && jobs[j].T > 0) fine_floats = std::max(fine_floats, 2 * jobs[j].T * fine_rows(jobs[j].T));
   }
@@ -232,6 +240,7 @@ void linear_transposed(Context& ctx, const Mat& w, const float* x, int64_t ldx, 
   const ScratchScope scope(ctx.scratch);
   const int64_t panel_floats = round_up(kPanelRows * w.cols, kAlignment / 4);
   float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
+  if (ctx.profile != nullptr) ctx.profile->count({w.bytes(), 0, 2 * w.rows * w.cols * T});
   const auto work = [&](int64_t begin, int64_t end, int thread) {
     for (int64_t t = begin; t < end; ++t) std::fill(y + t * ldy, y + t * ldy + w.cols, 0.0f);
     ctx.kernels.gemm_nn_f32(w, {0, w.rows}, x + begin * ldx, ldx, end - begin, y + begin * ldy, ldy,

@@ -7,6 +7,7 @@
 
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
+#include "kernels/profile.h"
 
 namespace westlake {
 
@@ -65,6 +66,7 @@ struct Context {
   // bits for twice the products and the same weights read. For models so small that they feel the rounding.
   bool fine = false;
   Scratch scratch{};
+  Profile* profile = nullptr;  // where the time went, for who asks; null: nobody counts
 };
 
 // y[T, N] = x[T, K] W^T, cut over the threads of the context. The fast path quantises x when W is quantised, unless

@@ -86,7 +86,7 @@ class Linear : public testing::TestWithParam<int> {
   ThreadPool pool_{GetParam()};
   const KernelTable& kernels_ = *kernels_by_name("");
 };
-INSTANTIATE_TEST_SUITE_P(Threads, Linear, testing::Values(1, 2, 3, 7));
+INSTANTIATE_TEST_SUITE_P(Threads, Linear, testing::Values(1, 2, 3, 7), testing::PrintToStringParamName());
 
 TEST_P(Linear, IsTheKernelWhateverTheThreads) {
   uint64_t seed = 1;

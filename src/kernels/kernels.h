@@ -40,7 +40,8 @@ struct RowRange {
   int64_t begin = 0, end = 0;
 };
 
-// Query rows against cached keys and values: the heads that share keys, of one token, or one head of neighbouring tokens.
+// Query rows against cached keys and values: the heads that share keys, of one token, or one head of neighbouring
+// tokens.
 //   out[i] = sum_s softmax_s(scale * q[i] . k[s]) v[s],   s in [0, n_keys + i * keys_step)
 // Row s of the cache is at pages[s / page_tokens] + (s % page_tokens) * row_stride; the key is its floats
 // [k_offset, k_offset + k_dim), the value [v_offset, v_offset + v_dim) (the two may overlap: MLA's latent is both).

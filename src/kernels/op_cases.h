@@ -52,7 +52,7 @@ struct OpCase {
   bool causal = false;                 // attend: the last row sees all keys, each before it one less
   bool fp8_scales = false;             // F8_E4M3 with scales of scale_dtype
   DType scale_dtype = DType::kF32;
-  bool panels = false;  // the weight in panels instead of rows
+  bool panels = false;   // the weight in panels instead of rows
   int64_t gap = 0;       // floats between the end of a row and the next: strides
   int64_t misalign = 0;  // floats by which every buffer is off its alignment
 

@@ -15,8 +15,9 @@ struct Roof {
   double bf16_gflop_s = 0;  // bf16 dot products; 0 when this machine has no instruction for them
 };
 
-// The read roof alone, again and again: on a machine that shares its memory with others it moves by a factor of two within
-// seconds, so that a figure needs the roof of its own moment. Holds a quarter of the free memory, at most 384 MB.
+// The read roof alone, again and again: on a machine that shares its memory with others it moves by a factor of two
+// within seconds, so that a figure needs the roof of its own moment. Holds a quarter of the free memory, at most 384
+// MB.
 class ReadRoof {
  public:
   explicit ReadRoof(ThreadPool& pool);

@@ -172,7 +172,8 @@ class Attention {
       for (int64_t i = first; i < last; ++i) {
         const Task t = task(i);
         const Part sum = part(parts + i * pieces * part_floats());
-        for (int64_t p = 1; p * kPieceKeys < keys_of(t); ++p) merge(t, part(parts + (i * pieces + p) * part_floats()), sum);
+        for (int64_t p = 1; p * kPieceKeys < keys_of(t); ++p)
+          merge(t, part(parts + (i * pieces + p) * part_floats()), sum);
         finish(t, sum);
       }
     });

@@ -37,8 +37,7 @@ void for_attend_tasks(Context& ctx, std::span<const AttentionSegment> segments, 
   const int64_t parts =
       ctx.pool.size() == 1 ? 1 : std::clamp<int64_t>((wanted + rows * groups - 1) / (rows * groups), 1, group_size);
   const auto cut_of = [&](const AttentionSegment& s) -> Cut {
-    if (by_head && s.T >= kTaskRows / 4)
-      return {true, 1, groups * group_size * ((s.T + kTaskRows - 1) / kTaskRows)};
+    if (by_head && s.T >= kTaskRows / 4) return {true, 1, groups * group_size * ((s.T + kTaskRows - 1) / kTaskRows)};
     return {false, parts, s.T * groups * parts};
   };
   for (const AttentionSegment& segment : segments) tasks += cut_of(segment).tasks;
@@ -76,6 +75,17 @@ void for_attend_tasks(Context& ctx, std::span<const AttentionSegment> segments, 
 
 int64_t attend_scratch(std::span<const AttentionSegment> segments, int64_t group_size) {
   return max_keys(segments) * std::max(group_size, kTaskRows);
+}
+
+OpWork attend_work(std::span<const AttentionSegment> segments, int64_t floats, int64_t heads, int64_t dims) {
+  OpWork work;
+  for (const AttentionSegment& s : segments) {
+    const int64_t keys = s.T * s.start + s.T * (s.T + 1) / 2;
+    const int64_t width = floats > 0 && s.kv.q8() ? s.kv.width : floats;
+    work.bytes += (s.start + s.T) * width * static_cast<int64_t>(sizeof(float));
+    (s.kv.q8() && floats > 0 ? work.int8_ops : work.float_ops) += 2 * keys * heads * dims;
+  }
+  return work;
 }
 
 int64_t max_keys(std::span<const AttentionSegment> segments) {

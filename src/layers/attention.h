@@ -77,14 +77,18 @@ struct AttendTask {
 // Rows that a task of one head takes: every key read serves them all.
 inline constexpr int64_t kTaskRows = 16;
 
-// Calls f(task, thread) for every (row, head) of the batch. Heads of one token that share keys, `group_size` of them, go
-// together; where a segment has rows enough and `by_head` allows, rows of one head do. Each query row is independent of
-// the others: results do not depend on the cut. The longest tasks come first.
+// Calls f(task, thread) for every (row, head) of the batch. Heads of one token that share keys, `group_size` of them,
+// go together; where a segment has rows enough and `by_head` allows, rows of one head do. Each query row is independent
+// of the others: results do not depend on the cut. The longest tasks come first.
 void for_attend_tasks(Context& ctx, std::span<const AttentionSegment> segments, int64_t groups, int64_t group_size,
                       bool by_head, FunctionRef<void(const AttendTask&, int)> f);
 
 // Floats of scratch that AttendArgs of any task needs.
 int64_t attend_scratch(std::span<const AttentionSegment> segments, int64_t group_size);
+
+// What attention over those segments must read and compute: each cached position once (its floats), and for every head
+// and every key that a row sees `dims` multiply-adds.
+OpWork attend_work(std::span<const AttentionSegment> segments, int64_t floats, int64_t heads, int64_t dims);
 
 // Largest number of keys that any row of the batch sees.
 int64_t max_keys(std::span<const AttentionSegment> segments);

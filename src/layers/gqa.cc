@@ -58,8 +58,12 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
   const LinearJob qkv[] = {{&params.q_proj, x, D, T, q, H * hd},
                            {&params.k_proj, x, D, T, k, KVH * hd},
                            {&params.v_proj, x, D, T, v, KVH * hd}};
-  linear_jobs(ctx, qkv, 3);
+  {
+    const OpTimer timer(ctx.profile, "qkv_proj");
+    linear_jobs(ctx, qkv, 3);
+  }
 
+  const OpTimer finish(ctx.profile, "rope and cache");
   // Bias, norm and rotation of every head; new keys and values into the cache.
   auto finish_head = [&](float* head, const float* norm, int64_t t) {
     if (norm != nullptr) kernels.rms_norm(head, norm, static_cast<float>(options.rms_norm_eps), hd, head);
@@ -90,15 +94,18 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
   }
 
   float* heads = ctx.scratch.take<float>(T * H * hd);
-  if (segments[0].kv.q8()) {
-    Q8Group* groups = ctx.scratch.take<Q8Group>(KVH);
-    for (int64_t h = 0; h < KVH; ++h)
-      groups[h] = {h * hd, 1, {hd, 0}, {h, 0}, (KVH + h) * hd, hd, KVH + h};
-    attend_q8(ctx, segments, {groups, static_cast<size_t>(KVH)}, group, options.scale, q, heads);
-  } else {
-    attend_f32(ctx, options, segments, q, heads);
+  {
+    const OpTimer timer(ctx.profile, "attend", attend_work(segments, 2 * KVH * hd, H, 2 * hd));
+    if (segments[0].kv.q8()) {
+      Q8Group* groups = ctx.scratch.take<Q8Group>(KVH);
+      for (int64_t h = 0; h < KVH; ++h) groups[h] = {h * hd, 1, {hd, 0}, {h, 0}, (KVH + h) * hd, hd, KVH + h};
+      attend_q8(ctx, segments, {groups, static_cast<size_t>(KVH)}, group, options.scale, q, heads);
+    } else {
+      attend_f32(ctx, options, segments, q, heads);
+    }
   }
 
+  const OpTimer output(ctx.profile, "o_proj");
   linear(ctx, params.o_proj, heads, H * hd, T, out, D);
   if (params.o_bias != nullptr) {
     for (int64_t t = 0; t < T; ++t) add_bias(params.o_bias, D, out + t * D);

@@ -12,6 +12,7 @@ namespace {
 void query(Context& ctx, const MlaOptions& o, const MlaParams& p, const RopeAngles& angles, const float* x, int64_t T,
            float* q) {
   const int64_t D = o.hidden_size, H = o.num_attention_heads, qk = o.qk_head_dim();
+  const OpTimer timer(ctx.profile, "q_proj");
   if (p.q_proj) {
     linear(ctx, p.q_proj, x, D, T, q, H * qk);
   } else {
@@ -40,6 +41,7 @@ void write_cache(Context& ctx, const MlaOptions& o, const MlaParams& p, const Ro
                  std::span<const AttentionSegment> segments, const float* x, int64_t T) {
   ScratchScope scope(ctx.scratch);
   const int64_t width = o.kv_width(), lora = o.kv_lora_rank;
+  const OpTimer timer(ctx.profile, "kv_a");
   float* latent = ctx.scratch.take<float>(T * width);
   linear(ctx, p.kv_a_proj_with_mqa, x, o.hidden_size, T, latent, width);
   for (const AttentionSegment& segment : segments) {
@@ -70,9 +72,11 @@ Mat rows_of(const Mat& w, int64_t begin, int64_t n) {
 void absorb_query(Context& ctx, const MlaOptions& o, const MlaParams& p, const float* q, int64_t T, float* q_latent) {
   const int64_t H = o.num_attention_heads, lora = o.kv_lora_rank, nope = o.qk_nope_head_dim, v = o.v_head_dim;
   const int64_t qk = o.qk_head_dim(), width = o.kv_width(), rope = o.qk_rope_head_dim;
+  const OpTimer timer(ctx.profile, "absorb");
   ScratchScope scope(ctx.scratch);
   if (p.kv_b_proj) {  // W_UK lies by rows of nope: the transposed product, heads cut over the threads
     float* panels = ctx.scratch.take<float>(ctx.pool.size() * kPanelRows * lora);
+    if (ctx.profile) ctx.profile->count({H * nope * p.kv_b_proj.row_bytes, 0, 2 * T * H * nope * lora});
     ctx.pool.for_range(H, 1, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t h = begin; h < end; ++h) {
         for (int64_t t = 0; t < T; ++t) std::fill_n(q_latent + (t * H + h) * width, lora, 0.0f);
@@ -133,14 +137,18 @@ void attend_absorbed(Context& ctx, const MlaOptions& o, const MlaParams& p, std:
   float* out_latent = ctx.scratch.take<float>(T * H * lora);
   absorb_query(ctx, o, p, q + first * H * o.qk_head_dim(), T, q_latent);
 
-  if (segments[0].kv.q8()) {
-    const Q8Group group = {0, 2, {lora, width - lora}, {0, 1}, 0, lora, 0};
-    attend_q8(ctx, segments, {&group, 1}, H, o.scale, q_latent, out_latent);
-  } else {
-    attend_latents(ctx, o, segments, q_latent, out_latent);
+  {
+    const OpTimer timer(ctx.profile, "attend", attend_work(segments, width, H, width + lora));
+    if (segments[0].kv.q8()) {
+      const Q8Group group = {0, 2, {lora, width - lora}, {0, 1}, 0, lora, 0};
+      attend_q8(ctx, segments, {&group, 1}, H, o.scale, q_latent, out_latent);
+    } else {
+      attend_latents(ctx, o, segments, q_latent, out_latent);
+    }
   }
 
   // o_h = W_UV sum_s p_s c_s
+  const OpTimer values(ctx.profile, "v_up");
   Mat* mats = ctx.scratch.take<Mat>(H);
   LinearJob* jobs = ctx.scratch.take<LinearJob>(H);
   for (int64_t h = 0; h < H; ++h) {
@@ -155,6 +163,9 @@ void expand(Context& ctx, const MlaOptions& o, const MlaParams& p, const KvView&
             int64_t n, float* kv) {
   const int64_t lora = o.kv_lora_rank, nope = o.qk_nope_head_dim, rope = o.qk_rope_head_dim, v = o.v_head_dim;
   const int64_t head = nope + rope + v, ld = n * head;
+  const int64_t up_bytes =
+      p.kv_b_proj ? (nope + v) * p.kv_b_proj.row_bytes : lora * p.k_b_proj.row_bytes + v * p.v_b_proj.row_bytes;
+  const OpTimer timer(ctx.profile, "kv_up", {n * up_bytes, 0, 2 * S * n * (nope + v) * lora});
   ScratchScope scope(ctx.scratch);
   float* panels = ctx.scratch.take<float>(ctx.pool.size() * kPanelRows * std::max(lora, nope));
   // Pieces of whole cache pages: their rows lie at one stride.
@@ -205,6 +216,7 @@ void attend_expanded(Context& ctx, const MlaOptions& o, const MlaParams& p, cons
     const int64_t n = std::min(at_once, H - h0);
     expand(ctx, o, p, segment.kv, S, h0, n, kv);
     const float* page = kv;
+    const OpTimer timer(ctx.profile, "attend", attend_work({&segment, 1}, 0, n, head));
     for_attend_tasks(ctx, {&segment, 1}, n, 1, true, [&](const AttendTask& task, int thread) {
       const int64_t h = h0 + task.head;
       AttendArgs args;
@@ -251,6 +263,7 @@ void mla_forward(Context& ctx, const MlaOptions& o, const MlaParams& p, const Ro
       attend_expanded(ctx, o, p, segments[i++], q, heads);
     }
   }
+  const OpTimer timer(ctx.profile, "o_proj");
   linear(ctx, p.o_proj, heads, H * o.v_head_dim, T, out, o.hidden_size);
 }
 

@@ -16,6 +16,7 @@ struct Dispatch {
 
 Dispatch route(Context& ctx, const RouterOptions& options, const MoeParams& params, const float* x, int64_t T) {
   const int64_t E = options.n_routed_experts, K = options.num_experts_per_tok, D = params.gate.cols;
+  const OpTimer timer(ctx.profile, "router");
   Dispatch d;
   d.experts = ctx.scratch.take<int32_t>(T * K);
   d.weights = ctx.scratch.take<float>(T * K);
@@ -58,6 +59,7 @@ void moe_forward(Context& ctx, const RouterOptions& options, const MoeParams& pa
   // Rows of x in the grouped order. One token needs no copy: all its experts read the same row.
   const float* grouped = x;
   if (T > 1) {
+    const OpTimer timer(ctx.profile, "sort by expert");
     float* copy = ctx.scratch.take<float>(pairs * D);
     ctx.pool.for_range(pairs, 8, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) std::memcpy(copy + d.slot[i] * D, x + i / K * D, D * sizeof(float));
@@ -72,6 +74,7 @@ void moe_forward(Context& ctx, const RouterOptions& options, const MoeParams& pa
   float* down = ctx.scratch.take<float>(pairs * D);
   LinearJob* jobs = ctx.scratch.take<LinearJob>(2 * (std::min(E, pairs) + 1));
 
+  const OpTimer products(ctx.profile, "experts gate and up");
   int n_jobs = 0;
   if (shared) {
     jobs[n_jobs++] = {&params.shared_experts.gate_proj, x, D, T, gate + pairs * F, shared_F};
@@ -87,6 +90,7 @@ void moe_forward(Context& ctx, const RouterOptions& options, const MoeParams& pa
   linear_jobs(ctx, jobs, n_jobs);
   silu_mul_rows(ctx, gate, up, pairs * F + T * shared_F, gate);
 
+  const OpTimer down_products(ctx.profile, "experts down");
   n_jobs = 0;
   if (shared) jobs[n_jobs++] = {&params.shared_experts.down_proj, gate + pairs * F, shared_F, T, out, D};
   for (int64_t e = 0; e < E; ++e) {
@@ -95,6 +99,7 @@ void moe_forward(Context& ctx, const RouterOptions& options, const MoeParams& pa
   }
   linear_jobs(ctx, jobs, n_jobs);
 
+  const OpTimer sum(ctx.profile, "experts sum");
   ctx.pool.for_range(T, 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       float* y = out + t * D;

@@ -10,6 +10,7 @@ namespace westlake {
 inline void rms_norm(Context& ctx, const float* x, int64_t ldx, const float* weight, double eps, int64_t T, int64_t D,
                      float* y, int64_t ldy) {
   // Below some 16 thousand numbers waking a thread costs more than the work.
+  const OpTimer timer(ctx.profile, "norm");
   constexpr int64_t kGrainNumbers = 16384;
   const int64_t grain = D > 0 ? kGrainNumbers / D + 1 : 1;
   ctx.pool.for_range(T, grain, [&](int64_t begin, int64_t end, int) {

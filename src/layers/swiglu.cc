@@ -3,6 +3,7 @@
 namespace westlake {
 
 void silu_mul_rows(Context& ctx, const float* gate, const float* up, int64_t n, float* hidden) {
+  const OpTimer timer(ctx.profile, "silu");
   ctx.pool.for_range(n, 8192, [&](int64_t begin, int64_t end, int) {
     ctx.kernels.silu_mul(gate + begin, up + begin, end - begin, hidden + begin);
   });
@@ -14,8 +15,12 @@ void swiglu_forward(Context& ctx, const SwigluParams& params, const float* x, in
   float* gate = ctx.scratch.take<float>(T * F);
   float* up = ctx.scratch.take<float>(T * F);
   const LinearJob jobs[] = {{&params.gate_proj, x, D, T, gate, F}, {&params.up_proj, x, D, T, up, F}};
-  linear_jobs(ctx, jobs, 2);
+  {
+    const OpTimer timer(ctx.profile, "gate and up");
+    linear_jobs(ctx, jobs, 2);
+  }
   silu_mul_rows(ctx, gate, up, T * F, gate);
+  const OpTimer timer(ctx.profile, "down");
   linear(ctx, params.down_proj, gate, F, T, out, D);
 }
 

@@ -1,5 +1,8 @@
 #include "model/checkpoint.h"
 
+#include <cmath>
+#include <limits>
+
 #include "base/file.h"
 #include "base/json.h"
 
@@ -28,6 +31,54 @@ Status read_eos(const std::string& path, std::vector<int32_t>* ids) {
   return {};
 }
 
+// What a sampler would refuse is no advice.
+void drop_absurd(SamplingDefaults* d) {
+  const auto keep = [](auto& value, double least, double most) {
+    if (value && !(static_cast<double>(*value) >= least && static_cast<double>(*value) <= most)) value.reset();
+  };
+  keep(d->temperature, 0, 100);
+  keep(d->top_p, 1e-6, 1);
+  keep(d->min_p, 0, 1);
+  keep(d->repetition_penalty, 1e-6, 100);
+  keep(d->top_k, 0, 1e9);
+}
+
+// generation_config.json. "do_sample": false alone is the default of a library, not a wish: temperatures count.
+Status read_sampling(const std::string& path, SamplingDefaults* d) {
+  TRY_ASSIGN(const std::string text, read_file(path, 1 << 20));
+  TRY_ASSIGN(const JsonDocument document, JsonDocument::parse(text, path));
+  JsonObject object;
+  if (document.root().get(object) != simdjson::SUCCESS)
+    return make_error(Code::kCorrupt, "{}: is no JSON object", path);
+  const auto number = [&](const char* key, std::optional<double>* out) {
+    double value = 0;
+    if (object.at_key(key).get(value) == simdjson::SUCCESS) *out = value;
+  };
+  number("temperature", &d->temperature);
+  number("top_p", &d->top_p);
+  number("min_p", &d->min_p);
+  number("repetition_penalty", &d->repetition_penalty);
+  int64_t top_k = 0;
+  if (object.at_key("top_k").get(top_k) == simdjson::SUCCESS) d->top_k = top_k;
+  drop_absurd(d);
+  return {};
+}
+
+// general.sampling.* of a GGUF. A key of another type is passed over: it is advice.
+void read_sampling(const Gguf& gguf, SamplingDefaults* d) {
+  const auto number = [&](const char* key, std::optional<double>* out) {
+    double value = std::numeric_limits<double>::quiet_NaN();
+    if (gguf.read(key, &value).ok() && !std::isnan(value)) *out = value;
+  };
+  number("general.sampling.temp", &d->temperature);
+  number("general.sampling.top_p", &d->top_p);
+  number("general.sampling.min_p", &d->min_p);
+  number("general.sampling.penalty_repeat", &d->repetition_penalty);
+  int64_t top_k = -1;
+  if (gguf.read("general.sampling.top_k", &top_k).ok()) d->top_k = top_k;
+  drop_absurd(d);
+}
+
 }  // namespace
 
 Result<Checkpoint> Checkpoint::open(const std::string& path) {
@@ -47,6 +98,7 @@ Result<Checkpoint> Checkpoint::open(const std::string& path) {
     checkpoint.safetensors_ = std::make_unique<SafetensorsSet>(std::move(tensors));
     const std::string generation = path + "/generation_config.json";
     TRY(read_eos(is_file(generation) ? generation : config_path, &checkpoint.eos_token_ids_));
+    if (is_file(generation)) TRY(read_sampling(generation, &checkpoint.sampling_defaults_));
     return checkpoint;
   }
   TRY_ASSIGN(Gguf gguf, Gguf::open(path));
@@ -54,6 +106,7 @@ Result<Checkpoint> Checkpoint::open(const std::string& path) {
   int64_t eos = -1;
   TRY(gguf.read("tokenizer.ggml.eos_token_id", &eos));
   if (eos >= 0 && eos < checkpoint.config_.vocab_size) checkpoint.eos_token_ids_.push_back(static_cast<int32_t>(eos));
+  read_sampling(gguf, &checkpoint.sampling_defaults_);
   checkpoint.gguf_ = std::make_unique<Gguf>(std::move(gguf));
   return checkpoint;
 }

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "formats/gguf.h"
 #include "formats/gguf_writer.h"
+#include "model/config_gguf_fuzz_body.h"
 #include "model/gguf_export_metadata.h"
 #include "model/hf_export.h"
 #include "model/synth.h"
@@ -45,6 +46,7 @@ class MetadataFile {
     EXPECT_TRUE(writer.finish().ok());
   }
   ~MetadataFile() { fs::remove(path_); }
+  std::string bytes() const { return read_file(path_).value(); }
   Result<ModelConfig> read() const {
     const Gguf gguf = Gguf::open(path_).value();
     return ModelConfig::from_gguf(gguf, "F");
@@ -340,6 +342,32 @@ TEST(ConfigGguf, YarnOutsideMla) {
   EXPECT_EQ(MetadataFile(metadata).read().value().rope_scaling.attention_factor, 1.75);
   metadata.set_f32("qwen2.rope.scaling.yarn_ext_factor", 0.5f);
   expect_refused(metadata, {}, "yarn_ext_factor");
+}
+
+// Seeds: the metadata of every known config, whole and cut and with one byte changed in many places.
+TEST(ConfigGguf, ReplaysFuzzInputs) {
+  const auto run = [](std::string_view bytes) {
+    // A heap block of exactly that size, so that a sanitizer sees a read behind its end.
+    const std::vector<char> exact(bytes.begin(), bytes.end());
+    fuzz_config_gguf(std::as_bytes(std::span(exact)));
+  };
+  int seeds = 0;
+  for (const ModelConfig& config : known_configs()) {
+    GgufMetadata metadata;
+    ExportNotes notes;
+    if (!set_architecture_keys(config, "F", &metadata, &notes).ok()) continue;
+    std::string bytes = MetadataFile(metadata).bytes();
+    run(bytes);
+    for (size_t cut = 0; cut < bytes.size(); cut += 37) run(std::string_view(bytes).substr(0, cut));
+    for (size_t at = 0; at < bytes.size(); at += 7) {
+      const char was = bytes[at];
+      bytes[at] = static_cast<char>(was ^ (1 << at % 8));
+      run(bytes);
+      bytes[at] = was;
+    }
+    ++seeds;
+  }
+  EXPECT_GT(seeds, 10);
 }
 
 }  // namespace

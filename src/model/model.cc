@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "layers/embedding.h"
 #include "layers/rms_norm.h"
@@ -55,6 +56,7 @@ RouterOptions router_options(const ModelConfig& c) {
 constexpr int64_t kFineHiddenSize = 1024;
 
 void add(Context& ctx, const float* x, int64_t n, float* y) {
+  const OpTimer timer(ctx.profile, "add");
   ctx.pool.for_range(
       n, 16384, [&](int64_t begin, int64_t end, int) { ctx.kernels.axpy(1.0f, x + begin, end - begin, y + begin); });
 }
@@ -171,9 +173,11 @@ void Model::forward(Context& ctx, std::span<const Segment> segments, int64_t pag
   const int64_t T = views.back().first_row + views.back().T;
   ScratchScope scope(ctx.scratch);
   float* x = ctx.scratch.take<float>(T * D);
+  std::optional<OpTimer> timer(std::in_place, ctx.profile, "embedding and angles");
   for (size_t i = 0; i < segments.size(); ++i)
     embedding_forward(ctx, weights_->embed_tokens, segments[i].tokens, x + views[i].first_row * D);
   const RopeAngles angles = rope_angles(ctx, rope_, views, T);
+  timer.reset();
   if (observer) observer(0, x, T);
   for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
     point_at_layer(views, shape, layer);
@@ -184,6 +188,7 @@ void Model::forward(Context& ctx, std::span<const Segment> segments, int64_t pag
   rms_norm(ctx, x, D, weights_->norm, config_.rms_norm_eps, T, D, state, D);
   float* rows = x;  // the stream is not needed any more
   const int64_t n = head_rows(segments, state, rows);
+  const OpTimer head(ctx.profile, "lm_head");
   if (n > 0) linear(ctx, weights_->lm_head, rows, D, n, logits, V);
 }
 
@@ -211,27 +216,6 @@ void Model::forward_mtp(Context& ctx, int64_t index, const float* hidden, std::s
   rms_norm(ctx, x, D, w.shared_head_norm, config_.rms_norm_eps, T, D, x, D);
   const int64_t n = head_rows(segments, x, pair);
   if (n > 0) linear(ctx, w.shared_head ? w.shared_head : weights_->lm_head, pair, D, n, logits, V);
-}
-
-int64_t Model::decode_bytes() const {
-  const ModelConfig& c = config_;
-  auto mlp = [](const SwigluParams& p) { return p.gate_proj.bytes() + p.up_proj.bytes() + p.down_proj.bytes(); };
-  int64_t n = weights_->lm_head.bytes() + weights_->embed_tokens.row_bytes;
-  for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
-    const LayerWeights& w = weights_->layers[i];
-    n += w.gqa.q_proj.bytes() + w.gqa.k_proj.bytes() + w.gqa.v_proj.bytes() + w.gqa.o_proj.bytes();
-    const MlaParams& m = w.mla;
-    for (const Mat* mat : {&m.q_proj, &m.q_a_proj, &m.q_b_proj, &m.kv_a_proj_with_mqa, &m.kv_b_proj, &m.k_b_proj,
-                           &m.v_b_proj, &m.o_proj})
-      n += mat->bytes();
-    if (c.is_moe_layer(i)) {
-      n += w.moe.gate.bytes() + c.num_experts_per_tok * mlp(w.moe.experts[0]);
-      n += mlp(w.moe.shared_experts);
-    } else {
-      n += mlp(w.mlp);
-    }
-  }
-  return n;
 }
 
 }  // namespace westlake

@@ -52,11 +52,12 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const Weights& weights() const { return *weights_; }
   const Rope& rope() const { return rope_; }
+  bool fine() const { return fine_; }  // Context::fine while this model runs
 
   CacheShape cache_shape(int64_t page_tokens) const;
-  // Keys and values as int8 from now on: a quarter of the memory, and attention on the int8 units. Takes effect where the
-  // shape of the heads allows and the model is not one of those that feel rounding (Context::fine); returns whether.
-  // Requires: no cache of another shape is used with the model afterwards, and pages of kKvBlock positions.
+  // Keys and values as int8 from now on: a quarter of the memory, and attention on the int8 units. Takes effect where
+  // the shape of the heads allows and the model is not one of those that feel rounding (Context::fine); returns
+  // whether. Requires: no cache of another shape is used with the model afterwards, and pages of kKvBlock positions.
   bool use_q8_cache();
   // The cache of an MTP module: one layer.
   CacheShape mtp_cache_shape(int64_t page_tokens) const;
@@ -71,9 +72,6 @@ class Model {
   // logits as above; out_hidden (may be null): [T, D], the module's output before its norm.
   void forward_mtp(Context& ctx, int64_t index, const float* hidden, std::span<const Segment> segments,
                    int64_t page_tokens, float* logits, float* out_hidden = nullptr) const;
-
-  // Bytes of weights that decoding one token reads (chosen experts only).
-  int64_t decode_bytes() const;
 
  private:
   ModelConfig config_;

@@ -26,17 +26,17 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kAlign = 64;
-constexpr int64_t kPiece = int64_t{4} << 20;        // bytes that a thread turns over and writes at a time
-constexpr size_t kHugePage = size_t{2} << 20;       // alignment of panels in memory
+constexpr int64_t kPiece = int64_t{4} << 20;   // bytes that a thread turns over and writes at a time
+constexpr size_t kHugePage = size_t{2} << 20;  // alignment of panels in memory
 constexpr char kMagic[8] = {'W', 'L', 'P', 'A', 'N', 'E', 'L', '1'};  // the last character is the version of the layout
 
 // The first bytes of a file; the panels of all matrices follow from kHeaderBytes on, each at a multiple of kAlign.
 struct Header {
   char magic[8];
-  uint64_t size_bytes;    // of the file
-  uint64_t shapes_hash;   // dtype, rows and cols of the matrices in order
+  uint64_t size_bytes;   // of the file
+  uint64_t shapes_hash;  // dtype, rows and cols of the matrices in order
   uint64_t weights_hash[2];
-  uint64_t header_hash;   // of the bytes before it
+  uint64_t header_hash;  // of the bytes before it
 };
 constexpr int64_t kHeaderBytes = 4096;
 
@@ -67,7 +67,8 @@ Layout plan(const ModelConfig& config, Weights* weights) {
   const auto fits = [&](const Mat* mat) {
     const auto layer_fits = [&](const LayerWeights& layer) { return heads_are_panels(config, layer, mat); };
     return std::all_of(weights->layers.begin(), weights->layers.end(), layer_fits) &&
-           std::all_of(weights->mtp.begin(), weights->mtp.end(), [&](const MtpWeights& m) { return layer_fits(m.layer); });
+           std::all_of(weights->mtp.begin(), weights->mtp.end(),
+                       [&](const MtpWeights& m) { return layer_fits(m.layer); });
   };
   Layout layout;
   for_each_matrix(weights, [&](Mat& mat) {
@@ -96,8 +97,7 @@ std::vector<Task> tasks_of(const Layout& layout) {
   std::vector<Task> tasks;
   for (const Piece& piece : layout.pieces) {
     const int64_t step = std::max<int64_t>(1, kPiece / piece.panel_bytes());
-    for (int64_t p = 0; p < piece.panels(); p += step)
-      tasks.push_back({&piece, p, std::min(p + step, piece.panels())});
+    for (int64_t p = 0; p < piece.panels(); p += step) tasks.push_back({&piece, p, std::min(p + step, piece.panels())});
   }
   return tasks;
 }
@@ -116,7 +116,8 @@ void for_each_task(const std::vector<Task>& tasks, const char* label, int64_t to
   for (size_t first = 0; first < tasks.size(); first += static_cast<size_t>(at_once)) {
     const int64_t n = std::min<int64_t>(at_once, static_cast<int64_t>(tasks.size() - first));
     pool.for_each_chunk(n, 1, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t i = begin; i < end; ++i) f(tasks[first + static_cast<size_t>(i)], first + static_cast<size_t>(i), thread);
+      for (int64_t i = begin; i < end; ++i)
+        f(tasks[first + static_cast<size_t>(i)], first + static_cast<size_t>(i), thread);
     });
     for (int64_t i = 0; i < n; ++i) done += tasks[first + static_cast<size_t>(i)].bytes();
     progress.update(static_cast<uint64_t>(done));
@@ -187,7 +188,8 @@ class Folder {
 
  private:
   Result<XXH128_hash_t> known_hash() {
-    const std::string known = fmt::format("{}/known/{:016x}", path_, files_identity(checkpoint_) ^ shapes_hash(layout_));
+    const std::string known =
+        fmt::format("{}/known/{:016x}", path_, files_identity(checkpoint_) ^ shapes_hash(layout_));
     XXH128_hash_t hash = {};
     if (const Result<std::string> text = read_file(known, 64); text.ok()) {
       unsigned long long high = 0, low = 0;
@@ -273,7 +275,8 @@ class Folder {
     TRY(make_room(file_bytes()));
     if (ftruncate(fd, 0) != 0) return make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
     const int failed = posix_fallocate(fd, 0, file_bytes());
-    Status status = failed != 0 ? make_error(Code::kExhausted, "{}: {}", temporary, errno_text(failed)) : fill(fd, temporary);
+    Status status =
+        failed != 0 ? make_error(Code::kExhausted, "{}: {}", temporary, errno_text(failed)) : fill(fd, temporary);
     if (status.ok() && (fsync(fd) != 0 || rename(temporary.c_str(), target.c_str()) != 0))
       status = make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
     if (!status.ok()) unlink(temporary.c_str());
@@ -303,7 +306,8 @@ class Folder {
                   });
     const Header h = header();
     if (error == 0 && pwrite(fd, &h, sizeof h, 0) != static_cast<ssize_t>(sizeof h)) error = errno;
-    if (error != 0) return make_error(error == ENOSPC ? Code::kExhausted : Code::kIo, "{}: {}", path, errno_text(error));
+    if (error != 0)
+      return make_error(error == ENOSPC ? Code::kExhausted : Code::kIo, "{}: {}", path, errno_text(error));
     return {};
   }
 

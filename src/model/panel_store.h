@@ -1,12 +1,12 @@
 // PanelStore: the quantised matrices of a model in panels (tensor/panels.h), made once and kept.
 //
-// Idea: panels take exactly the bytes of the rows they are made of, so the whole of them is a second copy of the model in
-// another order. A small model is turned over in memory at each start (some ten milliseconds); a large one once, into a
-// file of the cache that is mapped from then on, so that a start reads nothing and only one copy is ever resident. The
-// file is named by a hash of the weights themselves: the same model under another path finds it. Which weights a path
-// holds is remembered by its files' device, inode, size and time of change. While a file is written it is locked under
-// its name with ".tmp" and renamed when it is whole: a second process waits, a killed one leaves nothing but a .tmp that
-// the next writes over. Without room on the disk the panels are made in memory.
+// Idea: panels take exactly the bytes of the rows they are made of, so the whole of them is a second copy of the model
+// in another order. A small model is turned over in memory at each start (some ten milliseconds); a large one once,
+// into a file of the cache that is mapped from then on, so that a start reads nothing and only one copy is ever
+// resident. The file is named by a hash of the weights themselves: the same model under another path finds it. Which
+// weights a path holds is remembered by its files' device, inode, size and time of change. While a file is written it
+// is locked under its name with ".tmp" and renamed when it is whole: a second process waits, a killed one leaves
+// nothing but a .tmp that the next writes over. Without room on the disk the panels are made in memory.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ namespace westlake {
 class Checkpoint;
 
 struct PanelOptions {
-  std::string folder;                             // where the files are kept; empty: in memory, whatever the size
-  int64_t file_from_bytes = int64_t{512} << 20;   // models with fewer bytes are turned over in memory
+  std::string folder;                            // where the files are kept; empty: in memory, whatever the size
+  int64_t file_from_bytes = int64_t{512} << 20;  // models with fewer bytes are turned over in memory
 };
 
 class PanelStore {

@@ -97,7 +97,7 @@ TEST_P(Q8Cache, IsCloseToFloat32) {
     size += std::pow(f32[i], 2);
   }
   EXPECT_LT(std::sqrt(error / size), 0.1);  // of the numbers of a random model
-  EXPECT_GT(error, 0);  // it is another cache
+  EXPECT_GT(error, 0);                      // it is another cache
 }
 
 }  // namespace

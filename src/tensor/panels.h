@@ -1,9 +1,9 @@
 // Panels: quantised rows side by side, the order in which the kernels read them.
 //
 // Idea: a kernel works on sixteen rows at once, one row a lane. In a file the rows lie one after the other, so that the
-// kernel gathers sixteen streams and transposes them in registers for every token. A panel holds the same bytes, sixteen
-// rows together, transposed once: four bytes of each row make a line of 64 bytes, and the lines of a panel are read in
-// order, one stream, each byte once.
+// kernel gathers sixteen streams and transposes them in registers for every token. A panel holds the same bytes,
+// sixteen rows together, transposed once: four bytes of each row make a line of 64 bytes, and the lines of a panel are
+// read in order, one stream, each byte once.
 //
 //   rows      row 0: unit 0, unit 1 ..   row 1: unit 0, ..          a unit: one block of the format (blocks.h)
 //   panel     unit 0: 16 halves, line 0, line 1 ..   unit 1: ..

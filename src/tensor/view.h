@@ -32,7 +32,8 @@ std::string shape_text(const std::vector<int64_t>& shape);
 enum class MatLayout : uint8_t { kRows, kPanels };
 
 // A weight matrix [rows, cols] as kernels read it: row i starts at data + i * row_bytes and is cols numbers in blocks
-// along the row; in panels, row_bytes is the share of a row, and row(16 p) the begin of panel p. FP8 weights carry scales: weight(i, j) = stored(i, j) * scale(i / 128, j / 128).
+// along the row; in panels, row_bytes is the share of a row, and row(16 p) the begin of panel p. FP8 weights carry
+// scales: weight(i, j) = stored(i, j) * scale(i / 128, j / 128).
 struct Mat {
   DType dtype = DType::kF32;
   int64_t rows = 0, cols = 0;

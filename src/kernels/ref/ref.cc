@@ -166,8 +166,7 @@ void attend(const AttendArgs& a) {
   for (int i = 0; i < a.n_q; ++i) {
     const int64_t keys = a.keys_of(i);
     float* scores = a.scratch + i * a.most_keys();
-    for (int64_t s = 0; s < keys; ++s)
-      scores[s] = a.scale * dot(a.q + i * a.q_stride, cached(s) + a.k_offset, a.k_dim);
+    for (int64_t s = 0; s < keys; ++s) scores[s] = a.scale * dot(a.q + i * a.q_stride, cached(s) + a.k_offset, a.k_dim);
     softmax(scores, keys);
     float* out = a.out + i * a.out_stride;
     std::fill(out, out + a.v_dim, 0.0f);

@@ -1,5 +1,5 @@
-// Query rows against keys and values in int8. Included inside the level's namespace and target region, after gemm_f32.h,
-// rows.h and attend.h; includes nothing itself.
+// Query rows against keys and values in int8. Included inside the level's namespace and target region, after
+// gemm_f32.h, rows.h and attend.h; includes nothing itself.
 //
 //   for each block of kKvBlock keys:  dots = q k (int32)      scores = scales x dots
 //                                     w = exp(scores - max) x scale of v, as 14-bit integers W = 128 hi + lo
@@ -11,11 +11,11 @@
 //
 // Order: a row's result depends on nothing but its q and the keys from `begin` on: not on the other rows.
 
-constexpr int kGroupDims = 4 * kLanes;               // of v: four registers of kLanes dimensions x four keys
-constexpr int kDotRows = 4;                          // query rows of a register tile of q k
-constexpr int kDotKeys = kLanes == 16 ? 4 : 2;       // keys of it
-constexpr int kValueRows = kLanes == 16 ? 3 : 1;     // query rows of a register tile of W v: 8 registers each
-constexpr float kWeightSteps = 16383;                // the largest W
+constexpr int kGroupDims = 4 * kLanes;            // of v: four registers of kLanes dimensions x four keys
+constexpr int kDotRows = 4;                       // query rows of a register tile of q k
+constexpr int kDotKeys = kLanes == 16 ? 4 : 2;    // keys of it
+constexpr int kValueRows = kLanes == 16 ? 3 : 1;  // query rows of a register tile of W v: 8 registers each
+constexpr float kWeightSteps = 16383;             // the largest W
 
 inline float quantise_row(const float* x, int64_t n, int8_t* qs) {
   uint32_t bits = 0;  // of the largest magnitude; NaN last
@@ -38,14 +38,14 @@ inline float quantise_row(const float* x, int64_t n, int8_t* qs) {
 
 // What one call keeps in its scratch.
 struct Q8Scratch {
-  int8_t* q;         // [n_q, k_dim]
-  float* q_scale;    // [n_q, 2], times the scale of the scores
-  int32_t* q_sums;   // [n_q, 2]: 128 x the sums of q, what dot4_both adds too much
-  int8_t* values;    // [v_dim / kGroupDims][16 quads][4][4 kLanes]: v of a block, four keys side by side
-  uint8_t* high;     // [n_q, 64]: W / 128
-  uint8_t* low;      // [n_q, 64]: W mod 128
-  float* factor;     // [n_q]: of the block's sums
-  float* fade;       // [n_q]: exp(old max - new max)
+  int8_t* q;        // [n_q, k_dim]
+  float* q_scale;   // [n_q, 2], times the scale of the scores
+  int32_t* q_sums;  // [n_q, 2]: 128 x the sums of q, what dot4_both adds too much
+  int8_t* values;   // [v_dim / kGroupDims][16 quads][4][4 kLanes]: v of a block, four keys side by side
+  uint8_t* high;    // [n_q, 64]: W / 128
+  uint8_t* low;     // [n_q, 64]: W mod 128
+  float* factor;    // [n_q]: of the block's sums
+  float* fade;      // [n_q]: exp(old max - new max)
 };
 
 inline Q8Scratch q8_scratch(const AttendQ8Args& a) {
@@ -246,7 +246,8 @@ inline void attend_q8(const AttendQ8Args& a) {
       float copy[kGroupDims];
       std::memcpy(copy, y, sizeof copy);
       for (int j = 0; j < 4; ++j) {
-        for (int piece = 0; piece < kLanes / 4; ++piece) std::memcpy(y + 16 * piece + 4 * j, copy + j * kLanes + 4 * piece, 16);
+        for (int piece = 0; piece < kLanes / 4; ++piece)
+          std::memcpy(y + 16 * piece + 4 * j, copy + j * kLanes + 4 * piece, 16);
       }
     }
   }

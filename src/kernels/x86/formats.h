@@ -67,8 +67,8 @@ struct StridedRows {
 };
 
 // How far ahead of a line of a panel its successor is asked for. Each line asks for one as it is read: a unit's lines
-// asked for together fill the queue of misses (a quarter slower), and left to the hardware's prefetcher alone the units of
-// superblocks, which are worked on for long, come at a third of the speed. docs/log.md has the figures.
+// asked for together fill the queue of misses (a quarter slower), and left to the hardware's prefetcher alone the units
+// of superblocks, which are worked on for long, come at a third of the speed. docs/log.md has the figures.
 constexpr int64_t kAhead = 8192;
 
 // A unit of a panel (tensor/panels.h), or eight lanes of it: the scales, then lines of 64 bytes. kStream: asks for the
@@ -87,7 +87,9 @@ struct PanelUnit {
     if constexpr (kStream) prefetch(line + kAhead);
     return load_i(line);
   }
-  KERNEL_INLINE Floats half(int64_t) const { return load_f16(halves); }
+  KERNEL_INLINE Floats half(int64_t) const {
+    return load_f16(halves);
+  }
 };
 
 // Unit `u` of the kLanes rows from r on of a matrix in panels.
@@ -364,8 +366,7 @@ struct Q3_K {
   KERNEL_INLINE static void unpack(const Rows& rows, Tile* tiles) {
     // Sixteen 6-bit scales in 12 bytes: low four bits of 0..7 and 8..15 in the nibbles of words 0 and 1, the top two
     // bits of 4i .. 4i + 3 in bits 2i and 2i + 1 of word 2.
-    const Ints low[2] = {rows.word(offsetof(BlockQ3_K, scales)),
-                         rows.word(offsetof(BlockQ3_K, scales) + 4)};
+    const Ints low[2] = {rows.word(offsetof(BlockQ3_K, scales)), rows.word(offsetof(BlockQ3_K, scales) + 4)};
     const Ints top = rows.word(offsetof(BlockQ3_K, scales) + 8);
     const Floats d = rows.half(offsetof(BlockQ3_K, d));
 #pragma GCC unroll 4

@@ -15,9 +15,10 @@
 // Each (row, token) has one chain of fused multiply-adds in ascending order of blocks, whatever T, the row range and
 // the level: the same bits as ref.
 
-constexpr int kChunkBlocks = 16;  // 12 KB of tiles a row group at 16 lanes
+constexpr int kChunkBlocks = 16;                   // 12 KB of tiles a row group at 16 lanes
 constexpr int kTileTokens = kLanes == 16 ? 6 : 4;  // of a register tile
-constexpr int kRowGroups = kLanes == 16 ? 2 : 1;   // of kLanes rows: two accumulators a (group, token), 32 or 16 registers
+constexpr int kRowGroups =
+    kLanes == 16 ? 2 : 1;  // of kLanes rows: two accumulators a (group, token), 32 or 16 registers
 constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile: unpacking is then 1/20 of the work
 constexpr int64_t kTileBytes = 512 << 10;                 // int8 activations of a token tile: they stay in the L2 cache
 
@@ -36,8 +37,8 @@ struct Activations {
         prepared(prepared_sums) {}
 };
 
-// Sums of qs over each part that has a scale of its own, [T, K/32, kHalves], as the products want them: for formats with
-// a minimum the sum in float32, for those with an offset -kOffset times the sum.
+// Sums of qs over each part that has a scale of its own, [T, K/32, kHalves], as the products want them: for formats
+// with a minimum the sum in float32, for those with an offset -kOffset times the sum.
 template <typename Format>
 inline void prepare_sums(const Q8Rows& x, int64_t t0, int64_t tokens, std::byte* out) {
   const int16_t* sums = x.sums_row(t0);
@@ -93,8 +94,7 @@ KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x,
     for (int t = 0; t < NT; ++t) {
       const Floats scale = set(x.d[t * (x.cols / 32) + b]);
 #pragma GCC unroll 2
-      for (int g = 0; g < G; ++g)
-        sum[g][t] = fma(mul(tiles[g]->scale[h], scale), to_float(dots[g][t]), sum[g][t]);
+      for (int g = 0; g < G; ++g) sum[g][t] = fma(mul(tiles[g]->scale[h], scale), to_float(dots[g][t]), sum[g][t]);
       if constexpr (Format::kMin) {
         Floats ones;
         if constexpr (kPrepared) {
@@ -109,8 +109,8 @@ KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x,
   }
 }
 
-// Memory that will be read soon, the same piece of G groups, asked for a few lines at a time while there is arithmetic to
-// do: asked for at once, the lines fill the queue of misses.
+// Memory that will be read soon, the same piece of G groups, asked for a few lines at a time while there is arithmetic
+// to do: asked for at once, the lines fill the queue of misses.
 template <int G>
 struct Ahead {
   const std::byte* groups[G] = {};
@@ -168,8 +168,8 @@ inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const Q8Rows& x, co
   int64_t t = 0;
   for (; t + kTileTokens <= tokens; t += kTileTokens)
     dot_tiles<Format, G, kTileTokens>(chunk, n, from(t), sums + t * G * kLanes, ahead);
-  // Three or five are the end of a tile of four or six, whose sums stand apart: two short tiles, each waiting for its own
-  // results, take longer.
+  // Three or five are the end of a tile of four or six, whose sums stand apart: two short tiles, each waiting for its
+  // own results, take longer.
   if (const int64_t wide = overlap(t, tokens); wide == kTileTokens) {
     dot_tiles<Format, G, kTileTokens>(chunk, n, from(tokens - wide), sums + tokens * G * kLanes, ahead);
     return;
@@ -239,8 +239,8 @@ inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, in
   for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[0][t]);
 }
 
-// sums[tokens][G][kLanes] = the rows of G groups x tokens [t0, t0 + tokens). The sums of the tokens behind the last whole
-// tile are found where place_of() says.
+// sums[tokens][G][kLanes] = the rows of G groups x tokens [t0, t0 + tokens). The sums of the tokens behind the last
+// whole tile are found where place_of() says.
 template <typename Format, int G, typename Group>
 inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
                        float* sums) {

@@ -210,8 +210,8 @@ KERNEL_INLINE Ints dot_pair(Ints weights, const int16_t* pair) {
 }
 
 constexpr bool kWideUnsigned = false;
-// Rows p, p + stride .. of 32 bytes: four bytes a lane, one of each row. Register j, piece L of four lanes: bytes 16 L +
-// 4 j .. of the rows.
+// Rows p, p + stride .. of 32 bytes: four bytes a lane, one of each row. Register j, piece L of four lanes: bytes 16 L
+// + 4 j .. of the rows.
 KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out) {
   const Ints a = load_i(p), b = load_i(p + stride), c = load_i(p + 2 * stride), d = load_i(p + 3 * stride);
   const Ints ab0 = _mm256_unpacklo_epi8(a, b), ab1 = _mm256_unpackhi_epi8(a, b);

@@ -82,13 +82,15 @@ KERNEL_INLINE Floats sum_sixteen(const Floats (&v)[16]) {
   Floats quarter[4];  // of each: four lanes of four sums
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const Floats *a = v + 4 * i;
+    const Floats* a = v + 4 * i;
     const Floats ab = add(_mm512_shuffle_f32x4(a[0], a[1], 0x44), _mm512_shuffle_f32x4(a[0], a[1], 0xee));
     const Floats cd = add(_mm512_shuffle_f32x4(a[2], a[3], 0x44), _mm512_shuffle_f32x4(a[2], a[3], 0xee));
     quarter[i] = add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
   }
-  const Floats x = add(_mm512_shuffle_ps(quarter[0], quarter[1], 0x44), _mm512_shuffle_ps(quarter[0], quarter[1], 0xee));
-  const Floats y = add(_mm512_shuffle_ps(quarter[2], quarter[3], 0x44), _mm512_shuffle_ps(quarter[2], quarter[3], 0xee));
+  const Floats x =
+      add(_mm512_shuffle_ps(quarter[0], quarter[1], 0x44), _mm512_shuffle_ps(quarter[0], quarter[1], 0xee));
+  const Floats y =
+      add(_mm512_shuffle_ps(quarter[2], quarter[3], 0x44), _mm512_shuffle_ps(quarter[2], quarter[3], 0xee));
   return add(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
 }
 KERNEL_INLINE float largest(Floats v) {
@@ -173,10 +175,10 @@ KERNEL_INLINE Ints sum_sixteen(const Ints (&v)[16]) {
     const Ints cd = _mm512_add_epi32(_mm512_shuffle_i32x4(a[2], a[3], 0x44), _mm512_shuffle_i32x4(a[2], a[3], 0xee));
     quarter[i] = _mm512_add_epi32(_mm512_shuffle_i32x4(ab, cd, 0x88), _mm512_shuffle_i32x4(ab, cd, 0xdd));
   }
-  const Ints x = _mm512_add_epi32(_mm512_unpacklo_epi64(quarter[0], quarter[1]),
-                                  _mm512_unpackhi_epi64(quarter[0], quarter[1]));
-  const Ints y = _mm512_add_epi32(_mm512_unpacklo_epi64(quarter[2], quarter[3]),
-                                  _mm512_unpackhi_epi64(quarter[2], quarter[3]));
+  const Ints x =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(quarter[0], quarter[1]), _mm512_unpackhi_epi64(quarter[0], quarter[1]));
+  const Ints y =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(quarter[2], quarter[3]), _mm512_unpackhi_epi64(quarter[2], quarter[3]));
   const __m512 a = _mm512_castsi512_ps(x), b = _mm512_castsi512_ps(y);
   return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)),
                           _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd)));
@@ -263,8 +265,8 @@ KERNEL_INLINE Ints dot_pair(Ints weights, const int16_t* pair) {
   return _mm512_madd_epi16(broadcast_4(pair), weights);
 }
 
-// Rows p, p + stride .. of 64 bytes: four bytes a lane, one of each row. Register j, piece L of four lanes: bytes 16 L +
-// 4 j .. of the rows.
+// Rows p, p + stride .. of 64 bytes: four bytes a lane, one of each row. Register j, piece L of four lanes: bytes 16 L
+// + 4 j .. of the rows.
 KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out) {
   const Ints a = load_i(p), b = load_i(p + stride), c = load_i(p + 2 * stride), d = load_i(p + 3 * stride);
   const Ints ab0 = _mm512_unpacklo_epi8(a, b), ab1 = _mm512_unpackhi_epi8(a, b);
@@ -282,8 +284,8 @@ KERNEL_INLINE void store_weights(Floats w, uint8_t* high, uint8_t* low) {
 }
 
 #if WESTLAKE_VNNI
-// In assembly, because GCC 12 copies the sums to another register and back around the intrinsic, in kernels with many of
-// them every time (a third slower).
+// In assembly, because GCC 12 copies the sums to another register and back around the intrinsic, in kernels with many
+// of them every time (a third slower).
 KERNEL_INLINE Ints dpbusd(Ints sums, Ints u, Ints s) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(u), "v"(s));
   return sums;
@@ -310,7 +312,8 @@ KERNEL_INLINE Ints dot4_vectors(Ints sums, Ints u, Ints s) {
 }
 // Both signed: |a| * (sign(a) b).
 KERNEL_INLINE Ints dot4_both(Ints sums, Ints a, Ints b) {
-  return dot4_vectors(sums, _mm512_abs_epi8(a), _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), _mm512_setzero_si512(), b));
+  return dot4_vectors(sums, _mm512_abs_epi8(a),
+                      _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), _mm512_setzero_si512(), b));
 }
 // sums += the four products of bytes in each lane. Requires: weights in 0..128, so that the 16-bit sums of two hold.
 KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
