@@ -81,6 +81,10 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_bytes_);
 }
 
+void MappedFile::use_large_pages() const {
+  if (size_bytes_ > 0) madvise(const_cast<std::byte*>(data_), size_bytes_, MADV_HUGEPAGE);  // no error where it cannot be
+}
+
 void MappedFile::will_need() const {
   if (data_ != nullptr) madvise(const_cast<std::byte*>(data_), size_bytes_, MADV_WILLNEED);
 }

@@ -6,7 +6,7 @@
 namespace westlake {
 namespace {
 
-constexpr int64_t kPieceKeys = 512;
+constexpr int64_t kPieceKeys = 256;
 constexpr int64_t kTaskQueries = 64;  // query rows of a task, unless one token has more
 
 // Tokens [token, token + tokens) of a segment, one group.

@@ -8,23 +8,28 @@
 namespace westlake {
 namespace {
 
-// q [T, H*(nope+rope)] with the rope part rotated.
-void query(Context& ctx, const MlaOptions& o, const MlaParams& p, const RopeAngles& angles, const float* x, int64_t T,
-           float* q) {
+// The projections of x, in one region: q [T, H*(nope+rope)] with the rope part rotated, latent [T, lora+rope] as it comes.
+void project(Context& ctx, const MlaOptions& o, const MlaParams& p, const RopeAngles& angles, const float* x, int64_t T,
+             float* q, float* latent) {
   const int64_t D = o.hidden_size, H = o.num_attention_heads, qk = o.qk_head_dim();
-  const OpTimer timer(ctx.profile, "q_proj");
+  const OpTimer timer(ctx.profile, "q and kv_a");
+  const ScratchScope scope(ctx.scratch);
+  const LinearJob kv_a = {&p.kv_a_proj_with_mqa, x, D, T, latent, o.kv_width()};
   if (p.q_proj) {
-    linear(ctx, p.q_proj, x, D, T, q, H * qk);
+    const LinearJob jobs[] = {{&p.q_proj, x, D, T, q, H * qk}, kv_a};
+    linear_jobs(ctx, jobs, 2);
   } else {
-    ScratchScope scope(ctx.scratch);
     const int64_t q_lora = p.q_a_proj.rows;
-    float* latent = ctx.scratch.take<float>(T * q_lora);
-    linear(ctx, p.q_a_proj, x, D, T, latent, q_lora);
-    for (int64_t t = 0; t < T; ++t) {
-      float* row = latent + t * q_lora;
-      ctx.kernels.rms_norm(row, p.q_a_layernorm, static_cast<float>(o.latent_eps), q_lora, row);
-    }
-    linear(ctx, p.q_b_proj, latent, q_lora, T, q, H * qk);
+    float* q_latent = ctx.scratch.take<float>(T * q_lora);
+    const LinearJob jobs[] = {{&p.q_a_proj, x, D, T, q_latent, q_lora}, kv_a};
+    linear_jobs(ctx, jobs, 2);
+    ctx.pool.for_range(T, 8, [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        float* row = q_latent + t * q_lora;
+        ctx.kernels.rms_norm(row, p.q_a_layernorm, static_cast<float>(o.latent_eps), q_lora, row);
+      }
+    });
+    linear(ctx, p.q_b_proj, q_latent, q_lora, T, q, H * qk);
   }
   ctx.pool.for_range(T, 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
@@ -36,27 +41,27 @@ void query(Context& ctx, const MlaOptions& o, const MlaParams& p, const RopeAngl
   });
 }
 
-// Latent and rope key of every row into its cache: [c | k_rope].
+// Latent and rope key of every row into its cache: [c | k_rope]. latent: as project() left it, used up.
 void write_cache(Context& ctx, const MlaOptions& o, const MlaParams& p, const RopeAngles& angles,
-                 std::span<const AttentionSegment> segments, const float* x, int64_t T) {
-  ScratchScope scope(ctx.scratch);
+                 std::span<const AttentionSegment> segments, float* latent) {
   const int64_t width = o.kv_width(), lora = o.kv_lora_rank;
-  const OpTimer timer(ctx.profile, "kv_a");
-  float* latent = ctx.scratch.take<float>(T * width);
-  linear(ctx, p.kv_a_proj_with_mqa, x, o.hidden_size, T, latent, width);
-  for (const AttentionSegment& segment : segments) {
-    for (int64_t i = 0; i < segment.T; ++i) {
-      const int64_t t = segment.first_row + i;
-      float* in = latent + t * width;
-      float* row = segment.kv.q8() ? in : segment.kv.row(segment.start + i);
-      ctx.kernels.rms_norm(in, p.kv_a_layernorm, static_cast<float>(o.latent_eps), lora, row);
-      if (row != in) std::memcpy(row + lora, in + lora, o.qk_rope_head_dim * sizeof(float));
-      ctx.kernels.rope_interleaved(row + lora, angles.cos_row(t), angles.sin_row(t), o.qk_rope_head_dim);
-      if (segment.kv.q8()) {  // parts: the latent, the rope key
-        segment.kv.write_q8(ctx.kernels, segment.start + i, row, lora, 0, 0);
-        segment.kv.write_q8(ctx.kernels, segment.start + i, row + lora, o.qk_rope_head_dim, lora, 1);
-      }
+  const OpTimer timer(ctx.profile, "cache");
+  const auto write = [&](const AttentionSegment& segment, int64_t i) {
+    const int64_t t = segment.first_row + i;
+    float* in = latent + t * width;
+    float* row = segment.kv.q8() ? in : segment.kv.row(segment.start + i);
+    ctx.kernels.rms_norm(in, p.kv_a_layernorm, static_cast<float>(o.latent_eps), lora, row);
+    if (row != in) std::memcpy(row + lora, in + lora, o.qk_rope_head_dim * sizeof(float));
+    ctx.kernels.rope_interleaved(row + lora, angles.cos_row(t), angles.sin_row(t), o.qk_rope_head_dim);
+    if (segment.kv.q8()) {  // parts: the latent, the rope key
+      segment.kv.write_q8(ctx.kernels, segment.start + i, row, lora, 0, 0);
+      segment.kv.write_q8(ctx.kernels, segment.start + i, row + lora, o.qk_rope_head_dim, lora, 1);
     }
+  };
+  for (const AttentionSegment& segment : segments) {
+    ctx.pool.for_range(segment.T, 8, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) write(segment, i);
+    });
   }
 }
 
@@ -249,8 +254,9 @@ void mla_forward(Context& ctx, const MlaOptions& o, const MlaParams& p, const Ro
   ScratchScope scope(ctx.scratch);
   float* q = ctx.scratch.take<float>(T * H * o.qk_head_dim());
   float* heads = ctx.scratch.take<float>(T * H * o.v_head_dim);
-  query(ctx, o, p, angles, x, T, q);
-  write_cache(ctx, o, p, angles, segments, x, T);
+  float* latent = ctx.scratch.take<float>(T * o.kv_width());
+  project(ctx, o, p, angles, x, T, q, latent);
+  write_cache(ctx, o, p, angles, segments, latent);
   // Neighbouring absorbed segments (a decode batch) go together.
   for (size_t i = 0; i < segments.size();) {
     size_t end = i;

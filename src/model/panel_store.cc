@@ -229,6 +229,7 @@ class Folder {
       if (std::memcmp(bytes.data() + kHeaderBytes + piece.offset + p * piece.panel_bytes(), panel.data(), panel.size()))
         return make_error(Code::kCorrupt, "{}: panel {} of matrix {} is not that of the weights", path, p, i);
     }
+    file.use_large_pages();
     utimensat(AT_FDCWD, path.c_str(), nullptr, 0);  // used now: the last to make room for others
     return file;
   }
@@ -277,6 +278,8 @@ class Folder {
     const int failed = posix_fallocate(fd, 0, file_bytes());
     Status status =
         failed != 0 ? make_error(Code::kExhausted, "{}: {}", temporary, errno_text(failed)) : fill(fd, temporary);
+    // Written pages lie about in small pieces of memory: they are let go, and read again in large ones.
+    if (status.ok() && fsync(fd) == 0) posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     if (status.ok() && (fsync(fd) != 0 || rename(temporary.c_str(), target.c_str()) != 0))
       status = make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
     if (!status.ok()) unlink(temporary.c_str());

@@ -17,9 +17,15 @@ constexpr int kDotKeys = kLanes == 16 ? 4 : 2;    // keys of it
 constexpr int kValueRows = kLanes == 16 ? 3 : 1;  // query rows of a register tile of W v: 8 registers each
 constexpr float kWeightSteps = 16383;             // the largest W
 
-inline float quantise_row(const float* x, int64_t n, int8_t* qs) {
+// As ref. total: the sum of qs.
+inline float quantise_row(const float* x, int64_t n, int8_t* qs, int32_t* total) {
+  const int64_t whole = n / 32 * 32;
   uint32_t bits = 0;  // of the largest magnitude; NaN last
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < whole; i += 32) {
+    const uint32_t b = largest_magnitude_bits(load_block(x + i));
+    bits = b > bits ? b : bits;
+  }
+  for (int64_t i = whole; i < n; ++i) {
     uint32_t b;
     std::memcpy(&b, x + i, 4);
     b &= 0x7fffffff;
@@ -27,13 +33,27 @@ inline float quantise_row(const float* x, int64_t n, int8_t* qs) {
   }
   float largest_value;
   std::memcpy(&largest_value, &bits, 4);
+  *total = 0;
   if (bits >= 0x7f800000 || largest_value < 0x1p-100f) {
     std::memset(qs, 0, static_cast<size_t>(n));
     return bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
   }
   const float inverse = 127.0f / largest_value;
-  for (int64_t i = 0; i < n; ++i) qs[i] = static_cast<int8_t>(__builtin_nearbyintf(x[i] * inverse));
+  int16_t sums[2];
+  for (int64_t i = 0; i < whole; i += 32) {
+    store_rounded(load_block(x + i), inverse, qs + i, sums);
+    *total += sums[0] + sums[1];
+  }
+  for (int64_t i = whole; i < n; ++i) {
+    qs[i] = static_cast<int8_t>(__builtin_nearbyintf(x[i] * inverse));
+    *total += qs[i];
+  }
   return largest_value / 127.0f;
+}
+
+inline float quantise_row(const float* x, int64_t n, int8_t* qs) {
+  int32_t total;
+  return quantise_row(x, n, qs, &total);
 }
 
 // What one call keeps in its scratch.
@@ -188,10 +208,8 @@ inline void attend_q8(const AttendQ8Args& a) {
   for (int64_t i = 0; i < a.n_q; ++i) {
     int64_t at = 0;
     for (int p = 0; p < a.k_parts; at += a.k_dims[p++]) {
-      int8_t* q = s.q + i * k_dim + at;
-      s.q_scale[2 * i + p] = a.scale * quantise_row(a.q + i * a.q_stride + at, a.k_dims[p], q);
-      int32_t total = 0;
-      for (int64_t k = 0; k < a.k_dims[p]; ++k) total += q[k];
+      int32_t total;
+      s.q_scale[2 * i + p] = a.scale * quantise_row(a.q + i * a.q_stride + at, a.k_dims[p], s.q + i * k_dim + at, &total);
       s.q_sums[2 * i + p] = kWideOffset * total;
     }
     a.max[i] = -__builtin_inff();
