@@ -230,8 +230,16 @@ inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, in
   for (Floats& each : sum[0]) each = zero();
   for (int64_t u = 0; u < units; ++u) {
     Tile tiles[Format::kBlocks];
-    Format::unpack(group.template unit<true>(u), tiles);
+    // A superblock is worked on for long: its successor's lines are asked for evenly while its blocks are multiplied.
+    constexpr bool kEvenly = Format::kBlocks > 1;
+    constexpr int64_t kBytes = kPanelRows * Format::kBytes / Format::kBlocks;  // a block
+    Format::unpack(group.template unit<!kEvenly>(u), tiles);
+    const std::byte* next = group.address(u);
     for (int b = 0; b < Format::kBlocks; ++b) {
+      if (kEvenly && next != nullptr) {
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < kBytes; i += 64) prefetch(next + kAhead + b * kBytes + i);
+      }
       const Tile* const tile[1] = {&tiles[b]};
       dot_tile<Format, 1, NT, false>(tile, values, u * Format::kBlocks + b, sum);
     }
