@@ -147,8 +147,9 @@ const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   return inputs;
 }
 
-// Numbers that fine products keep of both halves before they are added: a piece of the second-level cache.
-constexpr int64_t kFineSums = 1 << 14;
+// Numbers that fine products keep of both halves before they are added: half of a second-level cache, so that a piece
+// has rows enough to pay for what a call prepares.
+constexpr int64_t kFineSums = 1 << 17;
 
 int64_t fine_rows(int64_t T) {
   return std::max(kPanelRows, kFineSums / (2 * T) / kPanelRows * kPanelRows);

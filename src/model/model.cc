@@ -116,7 +116,7 @@ CacheShape Model::shape_of(int64_t layers, int64_t page_tokens) const {
 bool Model::use_q8_cache() {
   const ModelConfig& c = config_;
   const bool fits = c.mla() ? c.kv_lora_rank % 64 == 0 && c.qk_rope_head_dim % 64 == 0 : c.head_dim % 64 == 0;
-  q8_cache_ = fits && !fine_;
+  q8_cache_ = fits;
   return q8_cache_;
 }
 

@@ -56,8 +56,8 @@ class Model {
 
   CacheShape cache_shape(int64_t page_tokens) const;
   // Keys and values as int8 from now on: a quarter of the memory, and attention on the int8 units. Takes effect where
-  // the shape of the heads allows and the model is not one of those that feel rounding (Context::fine); returns
-  // whether. Requires: no cache of another shape is used with the model afterwards, and pages of kKvBlock positions.
+  // the shape of the heads allows; returns whether. Requires: no cache of another shape is used with the model
+  // afterwards, and pages of kKvBlock positions.
   bool use_q8_cache();
   // The cache of an MTP module: one layer.
   CacheShape mtp_cache_shape(int64_t page_tokens) const;

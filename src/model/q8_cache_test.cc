@@ -12,7 +12,7 @@
 namespace westlake {
 namespace {
 
-// Wide enough that the model does not count as one that feels rounding.
+// Wide enough that activations are one int8 row (Context::fine is two).
 ModelConfig wide_config(const char* preset) {
   ModelConfig c = synth_config(preset).value();
   c.hidden_size = 1088;

@@ -255,8 +255,11 @@ inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byt
   const int64_t blocks = x.cols / 32;
   alignas(64) TileChunk<G> chunk;
   for (int64_t i = 0; i < (tokens + kTileTokens) * G * kLanes; i += kLanes) store(sums + i, zero());
-  for (int64_t b0 = 0; b0 < blocks; b0 += kChunkBlocks) {
-    const int n = static_cast<int>(blocks - b0 < kChunkBlocks ? blocks - b0 : kChunkBlocks);
+  // Chunks of even size: 18 blocks are twice 9, not 16 and 2.
+  const int64_t chunks = (blocks + kChunkBlocks - 1) / kChunkBlocks;
+  const int64_t even = (blocks / Format::kBlocks + chunks - 1) / chunks * Format::kBlocks;
+  for (int64_t b0 = 0; b0 < blocks; b0 += even) {
+    const int n = static_cast<int>(blocks - b0 < even ? blocks - b0 : even);
     for (int g = 0; g < G; ++g) {
       for (int b = 0; b < n; b += Format::kBlocks)
         Format::unpack(groups[g].template unit<false>((b0 + b) / Format::kBlocks), chunk.tiles[g] + b);
