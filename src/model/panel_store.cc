@@ -236,12 +236,12 @@ class Folder {
 
   // Removes files not used for longest until there is room.
   Status make_room(int64_t bytes) const {
-    constexpr int64_t kSpare = int64_t{1} << 30;
+    const int64_t spare = std::min(bytes, int64_t{1} << 30);  // left for others
     for (;;) {
       struct statvfs s = {};
       if (statvfs(path_.c_str(), &s) != 0) return make_error(Code::kIo, "{}: {}", path_, errno_text(errno));
       const int64_t free = static_cast<int64_t>(s.f_bavail) * static_cast<int64_t>(s.f_frsize);
-      if (free >= bytes + kSpare) return {};
+      if (free >= bytes + spare) return {};
       std::error_code error;
       fs::path oldest;
       for (const fs::directory_entry& entry : fs::directory_iterator(path_, error)) {
@@ -250,7 +250,7 @@ class Folder {
       }
       if (oldest.empty() || !fs::remove(oldest, error))
         return make_error(Code::kExhausted, "{}: {} free, {} needed", path_, human_bytes(static_cast<uint64_t>(free)),
-                          human_bytes(static_cast<uint64_t>(bytes + kSpare)));
+                          human_bytes(static_cast<uint64_t>(bytes + spare)));
     }
   }
 
