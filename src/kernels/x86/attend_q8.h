@@ -217,7 +217,8 @@ inline void attend_q8(const AttendQ8Args& a) {
     std::memset(a.out + i * a.v_dim, 0, static_cast<size_t>(a.v_dim) * sizeof(float));
   }
   alignas(64) int32_t dots[kDotRows][2 * kKvBlock];
-  for (int64_t b = a.begin; b < a.end; b += kKvBlock) {
+  const int64_t end = a.keys_of(a.n_q - 1) < a.end ? a.keys_of(a.n_q - 1) : a.end;  // pages go no further
+  for (int64_t b = a.begin; b < end; b += kKvBlock) {
     const int64_t in_page = b % a.page_tokens;
     const auto* page = reinterpret_cast<const int8_t*>(a.pages[b / a.page_tokens] + a.layer_offset);
     const int8_t* rows = page + in_page * a.row_bytes;
