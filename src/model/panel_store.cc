@@ -278,11 +278,11 @@ class Folder {
     const int failed = posix_fallocate(fd, 0, file_bytes());
     Status status =
         failed != 0 ? make_error(Code::kExhausted, "{}: {}", temporary, errno_text(failed)) : fill(fd, temporary);
-    // Written pages lie about in small pieces of memory: they are let go, and read again in large ones.
-    if (status.ok() && fsync(fd) == 0) posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     if (status.ok() && (fsync(fd) != 0 || rename(temporary.c_str(), target.c_str()) != 0))
       status = make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
     if (!status.ok()) unlink(temporary.c_str());
+    // Written pages lie about in small pieces of memory: they are let go, and read again in large ones.
+    if (status.ok()) posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     return status;
   }
 
