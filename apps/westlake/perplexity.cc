@@ -106,6 +106,25 @@ void report(const Options& options, const Score& fast, const Score& exact, int64
              100 * static_cast<double>(fast.top_equal) / n);
 }
 
+// The exact path has everything of its own: float32 keys and values, and the weights as the file has them.
+struct ExactPath {
+  Context context;
+  Model model;
+  PagePool pool{model.cache_shape(kPageTokens)};
+  SequenceCache cache{pool};
+
+  static Result<std::unique_ptr<ExactPath>> create(const Runtime& runtime, int64_t positions) {
+    TRY_ASSIGN(Model model, Model::bind(*runtime.checkpoint));
+    std::unique_ptr<ExactPath> path(new ExactPath(runtime, std::move(model)));
+    TRY(path->cache.ensure(positions));
+    return path;
+  }
+
+ private:
+  ExactPath(const Runtime& runtime, Model bound)
+      : context{runtime.context->kernels, *runtime.pool, /*exact=*/true}, model(std::move(bound)) {}
+};
+
 Status run(const Options& options) {
   TRY_ASSIGN(Runtime runtime, open_runtime(options.runtime));
   const Model& model = *runtime.model;
@@ -121,12 +140,10 @@ Status run(const Options& options) {
   PagePool pool(model.cache_shape(kPageTokens));
   SequenceCache cache(pool);
   TRY(cache.ensure(ctx));
-  // The exact path has everything of its own: float32 keys and values, and the weights as the file has them.
-  Context exact_context{runtime.context->kernels, *runtime.pool, /*exact=*/true};
-  TRY_ASSIGN(const Model exact_model, Model::bind(*runtime.checkpoint));
-  PagePool exact_pool(exact_model.cache_shape(kPageTokens));
-  SequenceCache exact_cache(exact_pool);
-  if (options.kl) TRY(exact_cache.ensure(ctx));
+  std::unique_ptr<ExactPath> exact_path;
+  if (options.kl) {
+    TRY_ASSIGN(exact_path, ExactPath::create(runtime, ctx));
+  }
   const int64_t rows = ctx - 1 - first;
   std::vector<float> logits((rows + 1) * V), exact(options.kl ? logits.size() : 0);
   Score fast_score, exact_score;
@@ -141,8 +158,8 @@ Status run(const Options& options) {
     segment.logits_from = first;
     model.forward(*runtime.context, {&segment, 1}, kPageTokens, logits.data());
     if (options.kl) {
-      segment.pages = exact_cache.pages();
-      exact_model.forward(exact_context, {&segment, 1}, kPageTokens, exact.data());
+      segment.pages = exact_path->cache.pages();
+      exact_path->model.forward(exact_path->context, {&segment, 1}, kPageTokens, exact.data());
     }
     for (int64_t i = 0; i < rows; ++i) {
       add_row(logits.data() + i * V, options.kl ? exact.data() + i * V : nullptr, V, tokens[first + i + 1], &fast_score,
