@@ -272,7 +272,7 @@ inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byt
       for (int g = 0; g < G; ++g)
         ahead.groups[g] = last ? groups[0].address((G + g) * units) : groups[g].address((b0 + n) / Format::kBlocks);
       const int64_t steps = n * ((tokens + kTileTokens - 1) / kTileTokens);
-      ahead.bytes = kChunkBlocks / Format::kBlocks * Format::kBytes * kPanelRows;
+      ahead.bytes = even / Format::kBlocks * Format::kBytes * kPanelRows;
       ahead.lines = (ahead.bytes / 64 + steps - 1) / steps;
     }
     dot_all_tokens<Format, G>(chunk, n, x, prepared, t0, tokens, b0, sums, ahead);
