@@ -71,11 +71,24 @@ struct AttendArgs {
 // Requires: page_tokens == kKvBlock; row_bytes and every part a multiple of 64.
 inline constexpr int64_t kKvBlock = 64;
 
+// Weights of values are integers up to kQ8WeightSteps, relative to the largest of a block of kKvBlock keys.
+inline constexpr float kQ8WeightSteps = 16383;
+
+// Where in a row of such a cache the keys and values are that a group of heads shares.
+struct Q8Group {
+  int64_t k_offset = 0;  // the key is k_parts parts, one after the other
+  int k_parts = 1;
+  int64_t k_dims[2] = {};
+  int64_t k_scale[2] = {};  // which scale each part has
+  int64_t v_offset = 0, v_dim = 0, v_scale = 0;
+  int64_t k_dim() const { return k_dims[0] + (k_parts > 1 ? k_dims[1] : 0); }
+};
+
 // Query rows against int8 keys [begin, end) and their values: a piece of softmax(..) v that attend_q8_merge joins.
 //   max[i] = the largest score, sum[i] = sum_s exp(score - max), out[i] = sum_s exp(score - max) v[s]
 // Row i belongs to token i / heads and sees keys [0, n_keys + i / heads). Weights are rounded to 1/16383 of the largest
 // of 64 keys, q to int8 a part.
-struct AttendQ8Args {
+struct AttendQ8Args : Q8Group {
   const float* q = nullptr;  // [n_q, k_dim()], row stride q_stride
   int64_t q_stride = 0;
   int64_t n_q = 0, heads = 1;
@@ -83,11 +96,6 @@ struct AttendQ8Args {
   int64_t page_tokens = 0;
   int64_t layer_offset = 0;  // floats
   int64_t row_bytes = 0;
-  int64_t k_offset = 0;  // of a row; the key is k_parts parts, one after the other
-  int k_parts = 1;
-  int64_t k_dims[2] = {};
-  int64_t k_scale[2] = {};  // which scale each part has
-  int64_t v_offset = 0, v_dim = 0, v_scale = 0;
   int64_t n_keys = 0;          // of the first token
   int64_t begin = 0, end = 0;  // begin: a multiple of kKvBlock
   float scale = 1;
@@ -96,7 +104,6 @@ struct AttendQ8Args {
   float* out = nullptr;          // [n_q, v_dim]
   std::byte* scratch = nullptr;  // scratch_bytes()
 
-  int64_t k_dim() const { return k_dims[0] + (k_parts > 1 ? k_dims[1] : 0); }
   int64_t keys_of(int64_t i) const { return n_keys + i / heads; }
   int64_t scratch_bytes() const { return n_q * (k_dim() + 2 * kKvBlock + 24) + kKvBlock * v_dim + 8 * 64; }
 };

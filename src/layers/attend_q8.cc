@@ -75,25 +75,17 @@ class Attention {
   }
 
   int64_t scratch_bytes() const {
-    AttendQ8Args a;
+    AttendQ8Args a{groups_[0]};
     a.n_q = queries_;
-    a.k_parts = groups_[0].k_parts;
-    std::copy_n(groups_[0].k_dims, 2, a.k_dims);
-    a.v_dim = v_dim();
     return a.scratch_bytes() + queries_ * a.k_dim() * static_cast<int64_t>(sizeof(float)) + 64;
   }
 
   // Keys [begin, end) for the queries of a task.
   void attend(const Task& t, int64_t begin, int64_t end, const Part& to, std::byte* scratch) const {
-    const Q8Group& g = groups_[t.group];
     const KvView& kv = segments_[t.segment].kv;
-    AttendQ8Args a;
+    AttendQ8Args a{groups_[t.group]};
     a.n_q = t.tokens * heads_;
     a.heads = heads_;
-    a.k_offset = g.k_offset;
-    a.k_parts = g.k_parts;
-    std::copy_n(g.k_dims, 2, a.k_dims);
-    std::copy_n(g.k_scale, 2, a.k_scale);
     a.q = q_ + row(t, 0) * a.k_dim();
     a.q_stride = a.k_dim();
     a.scratch = scratch;
@@ -107,9 +99,6 @@ class Attention {
     a.page_tokens = kv.page_tokens;
     a.layer_offset = kv.layer_offset;
     a.row_bytes = kv.row_bytes;
-    a.v_offset = g.v_offset;
-    a.v_dim = g.v_dim;
-    a.v_scale = g.v_scale;
     a.n_keys = segments_[t.segment].start + t.token + 1;
     a.begin = begin;
     a.end = end;

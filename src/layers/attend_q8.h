@@ -13,16 +13,6 @@
 
 namespace westlake {
 
-// Where the keys and values of group g are in a row of the cache, as AttendQ8Args says them.
-struct Q8Group {
-  int64_t k_offset = 0;
-  int k_parts = 1;
-  int64_t k_dims[2] = {};
-  int64_t k_scale[2] = {};
-  int64_t v_offset = 0, v_dim = 0, v_scale = 0;
-  int64_t k_dim() const { return k_dims[0] + (k_parts > 1 ? k_dims[1] : 0); }
-};
-
 // q: [T, groups * heads, k_dim], out: [T, groups * heads, v_dim]; the rows are those of the segments, neighbours, the
 // first of them row 0 of q and out. The new keys are in the caches already.
 void attend_q8(Context& ctx, std::span<const AttentionSegment> segments, std::span<const Q8Group> groups, int64_t heads,

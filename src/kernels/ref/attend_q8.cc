@@ -9,8 +9,6 @@
 namespace westlake {
 namespace {
 
-constexpr float kWeightSteps = 16383;  // the largest integer weight
-
 // A query row as int8, one scale a part.
 struct Query {
   std::vector<int8_t> qs;
@@ -49,8 +47,9 @@ void attend_block(const AttendQ8Args& a, const Query& query, int64_t i, int64_t 
     x[s] = e * scales[a.v_scale * kKvBlock + s];
     largest = std::max(largest, x[s]);
   }
-  const float steps = largest > 0x1p-100f ? kWeightSteps / largest : 0.0f;
-  const float fade = before == now ? 1.0f : std::exp(before - now), factor = steps > 0 ? largest / kWeightSteps : 0.0f;
+  const float steps = largest > 0x1p-100f ? kQ8WeightSteps / largest : 0.0f;
+  const float fade = before == now ? 1.0f : std::exp(before - now),
+              factor = steps > 0 ? largest / kQ8WeightSteps : 0.0f;
   a.max[i] = now;
   a.sum[i] = std::fmaf(a.sum[i], fade, total);
   for (int64_t d = 0; d < a.v_dim; ++d) {

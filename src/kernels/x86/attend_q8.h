@@ -15,7 +15,6 @@ constexpr int kGroupDims = 4 * kLanes;            // of v: four registers of kLa
 constexpr int kDotRows = 4;                       // query rows of a register tile of q k
 constexpr int kDotKeys = kLanes == 16 ? 4 : 2;    // keys of it
 constexpr int kValueRows = kLanes == 16 ? 3 : 1;  // query rows of a register tile of W v: 8 registers each
-constexpr float kWeightSteps = 16383;             // the largest W
 
 // As ref. total: the sum of qs.
 inline float quantise_row(const float* x, int64_t n, int8_t* qs, int32_t* total) {
@@ -146,11 +145,11 @@ inline void weigh(const AttendQ8Args& a, const Q8Scratch& s, const float* scales
     most = max(most, w);
   }
   const float largest_weight = largest(most);
-  const float steps = largest_weight > 0x1p-100f ? kWeightSteps / largest_weight : 0.0f;
+  const float steps = largest_weight > 0x1p-100f ? kQ8WeightSteps / largest_weight : 0.0f;
   for (int64_t k = 0; k < kKvBlock; k += kLanes)
     store_weights(mul(load(x + k), set(steps)), s.high + i * kKvBlock + k, s.low + i * kKvBlock + k);
   s.fade[i] = before == now ? 1.0f : __builtin_expf(before - now);
-  s.factor[i] = steps > 0 ? largest_weight / kWeightSteps : 0.0f;
+  s.factor[i] = steps > 0 ? largest_weight / kQ8WeightSteps : 0.0f;
   a.max[i] = now;
   a.sum[i] = __builtin_fmaf(a.sum[i], s.fade[i], sum(sums));
 }
@@ -209,7 +208,8 @@ inline void attend_q8(const AttendQ8Args& a) {
     int64_t at = 0;
     for (int p = 0; p < a.k_parts; at += a.k_dims[p++]) {
       int32_t total;
-      s.q_scale[2 * i + p] = a.scale * quantise_row(a.q + i * a.q_stride + at, a.k_dims[p], s.q + i * k_dim + at, &total);
+      s.q_scale[2 * i + p] =
+          a.scale * quantise_row(a.q + i * a.q_stride + at, a.k_dims[p], s.q + i * k_dim + at, &total);
       s.q_sums[2 * i + p] = kWideOffset * total;
     }
     a.max[i] = -__builtin_inff();
