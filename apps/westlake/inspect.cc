@@ -9,6 +9,7 @@
 #include "base/cpu.h"
 #include "base/json.h"
 #include "base/progress.h"
+#include "infer/kv_cache.h"
 #include "kernels/roof.h"
 #include "plan/cost.h"
 #include "plan/predict.h"
@@ -29,7 +30,7 @@ struct Tally {
 
 struct Facts {
   std::map<std::string, Tally> dtypes;
-  int64_t kv_bytes_per_token = 0;  // as the cache keeps them now: float32
+  int64_t kv_bytes_per_token = 0;  // as the cache keeps them now
   int64_t decode_bytes = 0;
   uint64_t available = 0;
   // Positions of cache that fit beside the whole file in memory that is free now, at most the model's own limit.
@@ -49,7 +50,8 @@ Facts gather(const Runtime& runtime, const std::vector<NamedTensor>& tensors) {
     ++tally.tensors;
     tally.bytes += tensor.view.size_bytes;
   }
-  facts.kv_bytes_per_token = config.num_hidden_layers * config.kv_width() * static_cast<int64_t>(sizeof(float));
+  const CacheShape cache = runtime.model->cache_shape(kPageTokens);
+  facts.kv_bytes_per_token = cache.layers * cache.width * static_cast<int64_t>(sizeof(float));
   facts.decode_bytes = step_cost(*runtime.model, {}, runtime.context->exact).weight_bytes;
   facts.available = available_memory_bytes();
   const int64_t left = static_cast<int64_t>(facts.available) - runtime.checkpoint->file_bytes();

@@ -19,8 +19,8 @@ struct RuntimeOptions {
   std::string model;
   int threads = 0;  // 0: all cores this process may use
   bool exact = false;
-  std::string kv = "q8";   // the type of the cache where the model and --exact allow
-  bool no_panels = false;  // weights are read as the file has them
+  std::string kv = "auto";  // the type of the cache: q8, f32, or q8 but for models that feel rounding
+  bool no_panels = false;   // weights are read as the file has them
 };
 
 // Declares MODEL, --threads and --exact.
