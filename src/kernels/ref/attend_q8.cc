@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-namespace westlake {
+namespace westlake::ref {
 namespace {
 
 // A query row as int8, one scale a part.
@@ -20,7 +20,7 @@ Query quantise_query(const AttendQ8Args& a, int64_t i) {
   query.qs.resize(static_cast<size_t>(a.k_dim()));
   int64_t at = 0;
   for (int p = 0; p < a.k_parts; at += a.k_dims[p++])
-    query.scale[p] = a.scale * ref_quantise_row(a.q + i * a.q_stride + at, a.k_dims[p], query.qs.data() + at);
+    query.scale[p] = a.scale * quantise_row(a.q + i * a.q_stride + at, a.k_dims[p], query.qs.data() + at);
   return query;
 }
 
@@ -65,7 +65,7 @@ void attend_block(const AttendQ8Args& a, const Query& query, int64_t i, int64_t 
 
 }  // namespace
 
-float ref_quantise_row(const float* x, int64_t n, int8_t* qs) {
+float quantise_row(const float* x, int64_t n, int8_t* qs) {
   uint32_t bits = 0;  // of the largest magnitude; the order of magnitudes is the order of their bits, NaN last
   for (int64_t i = 0; i < n; ++i) bits = std::max(bits, std::bit_cast<uint32_t>(x[i]) & 0x7fffffff);
   const float largest = std::bit_cast<float>(bits);
@@ -78,7 +78,7 @@ float ref_quantise_row(const float* x, int64_t n, int8_t* qs) {
   return largest / 127.0f;
 }
 
-void ref_attend_q8(const AttendQ8Args& a) {
+void attend_q8(const AttendQ8Args& a) {
   for (int64_t i = 0; i < a.n_q; ++i) {
     const Query query = quantise_query(a, i);
     a.max[i] = -std::numeric_limits<float>::infinity();
@@ -89,7 +89,7 @@ void ref_attend_q8(const AttendQ8Args& a) {
   }
 }
 
-void ref_attend_q8_merge(const AttendPart& later, const AttendPart& to, int64_t n) {
+void attend_q8_merge(const AttendPart& later, const AttendPart& to, int64_t n) {
   if (*later.sum == 0) return;
   const float now = std::max(*to.max, *later.max);
   const float a = *to.max == now ? 1.0f : std::exp(*to.max - now);
@@ -99,4 +99,4 @@ void ref_attend_q8_merge(const AttendPart& later, const AttendPart& to, int64_t 
   for (int64_t k = 0; k < n; ++k) to.out[k] = std::fmaf(to.out[k], a, later.out[k] * b);
 }
 
-}  // namespace westlake
+}  // namespace westlake::ref

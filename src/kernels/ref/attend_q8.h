@@ -3,10 +3,10 @@
 
 #include "kernels/kernels.h"
 
-namespace westlake {
+namespace westlake::ref {
 
-void ref_attend_q8(const AttendQ8Args& args);
-void ref_attend_q8_merge(const AttendPart& later, const AttendPart& to, int64_t n);
-float ref_quantise_row(const float* x, int64_t n, int8_t* qs);
+void attend_q8(const AttendQ8Args& args);
+void attend_q8_merge(const AttendPart& later, const AttendPart& to, int64_t n);
+float quantise_row(const float* x, int64_t n, int8_t* qs);
 
-}  // namespace westlake
+}  // namespace westlake::ref

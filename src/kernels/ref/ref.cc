@@ -174,26 +174,14 @@ void attend(const AttendArgs& a) {
   }
 }
 
+using ref::attend_q8;
+using ref::attend_q8_merge;
+using ref::quantise_row;
+
+#include "kernels/table.h"
+
 }  // namespace
 
-const KernelTable kRefKernels = {
-    .name = "ref",
-    .gemm_f32 = gemm_f32,
-    .gemm_q8 = gemm_q8,
-    .gemm_nn_f32 = gemm_nn_f32,
-    .dequantise = dequantise,
-    .quantise_q8 = quantise_q8,
-    .rms_norm = rms_norm,
-    .silu_mul = silu_mul,
-    .axpy = axpy,
-    .dot = dot,
-    .softmax = softmax,
-    .rope_interleaved = rope_interleaved,
-    .rope_halves = rope_halves,
-    .attend = attend,
-    .attend_q8 = ref_attend_q8,
-    .attend_q8_merge = ref_attend_q8_merge,
-    .quantise_row = ref_quantise_row,
-};
+const KernelTable kRefKernels = table_named("ref");
 
 }  // namespace westlake

@@ -41,7 +41,7 @@ namespace {
 #include "kernels/x86/rows.h"
 #include "kernels/x86/attend.h"
 #include "kernels/x86/attend_q8.h"
-#include "kernels/x86/table.h"
+#include "kernels/table.h"
 }  // namespace
 }  // namespace westlake::avx2
 // clang-format on

@@ -76,23 +76,6 @@ KERNEL_INLINE float sum8(__m256 v) {
 KERNEL_INLINE float sum(Floats v) {
   return sum8(_mm256_add_ps(low(v), high(v)));
 }
-#define WESTLAKE_SUM_SIXTEEN 1
-// Lane 4 t + r of the result is sum(v[4 r + t]), to the bit: the same tree, a level for all at once.
-KERNEL_INLINE Floats sum_sixteen(const Floats (&v)[16]) {
-  Floats quarter[4];  // of each: four lanes of four sums
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const Floats* a = v + 4 * i;
-    const Floats ab = add(_mm512_shuffle_f32x4(a[0], a[1], 0x44), _mm512_shuffle_f32x4(a[0], a[1], 0xee));
-    const Floats cd = add(_mm512_shuffle_f32x4(a[2], a[3], 0x44), _mm512_shuffle_f32x4(a[2], a[3], 0xee));
-    quarter[i] = add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-  }
-  const Floats x =
-      add(_mm512_shuffle_ps(quarter[0], quarter[1], 0x44), _mm512_shuffle_ps(quarter[0], quarter[1], 0xee));
-  const Floats y =
-      add(_mm512_shuffle_ps(quarter[2], quarter[3], 0x44), _mm512_shuffle_ps(quarter[2], quarter[3], 0xee));
-  return add(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
-}
 KERNEL_INLINE float largest(Floats v) {
   return _mm512_reduce_max_ps(v);
 }
@@ -165,26 +148,50 @@ KERNEL_INLINE Ints sub_i(Ints a, Ints b) {
 KERNEL_INLINE int32_t sum(Ints a) {
   return _mm512_reduce_add_epi32(a);
 }
-// Lane 4 t + r of the result is the sum of v[4 r + t].
-KERNEL_INLINE Ints sum_sixteen(const Ints (&v)[16]) {
-  Ints quarter[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const Ints* a = v + 4 * i;
-    const Ints ab = _mm512_add_epi32(_mm512_shuffle_i32x4(a[0], a[1], 0x44), _mm512_shuffle_i32x4(a[0], a[1], 0xee));
-    const Ints cd = _mm512_add_epi32(_mm512_shuffle_i32x4(a[2], a[3], 0x44), _mm512_shuffle_i32x4(a[2], a[3], 0xee));
-    quarter[i] = _mm512_add_epi32(_mm512_shuffle_i32x4(ab, cd, 0x88), _mm512_shuffle_i32x4(ab, cd, 0xdd));
-  }
-  const Ints x =
-      _mm512_add_epi32(_mm512_unpacklo_epi64(quarter[0], quarter[1]), _mm512_unpackhi_epi64(quarter[0], quarter[1]));
-  const Ints y =
-      _mm512_add_epi32(_mm512_unpacklo_epi64(quarter[2], quarter[3]), _mm512_unpackhi_epi64(quarter[2], quarter[3]));
-  const __m512 a = _mm512_castsi512_ps(x), b = _mm512_castsi512_ps(y);
-  return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)),
-                          _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd)));
-}
 KERNEL_INLINE Ints add_i(Ints a, Ints b) {
   return _mm512_add_epi32(a, b);
+}
+
+// Both kinds of number, for what only moves and adds them.
+KERNEL_INLINE Floats plus(Floats a, Floats b) {
+  return add(a, b);
+}
+KERNEL_INLINE Ints plus(Ints a, Ints b) {
+  return add_i(a, b);
+}
+// Pieces of four lanes: two of a, then two of b.
+template <int kWhich>
+KERNEL_INLINE Floats pieces(Floats a, Floats b) {
+  return _mm512_shuffle_f32x4(a, b, kWhich);
+}
+template <int kWhich>
+KERNEL_INLINE Ints pieces(Ints a, Ints b) {
+  return _mm512_shuffle_i32x4(a, b, kWhich);
+}
+// Of each piece: two lanes of a, then two of b.
+template <int kWhich>
+KERNEL_INLINE Floats lanes(Floats a, Floats b) {
+  return _mm512_shuffle_ps(a, b, kWhich);
+}
+template <int kWhich>
+KERNEL_INLINE Ints lanes(Ints a, Ints b) {
+  return _mm512_castps_si512(_mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), kWhich));
+}
+#define WESTLAKE_SUM_SIXTEEN 1
+// Lane 4 t + r of the result is sum(v[4 r + t]), to the bit: the same tree, a level for all at once.
+template <typename V>
+KERNEL_INLINE V sum_sixteen(const V (&v)[16]) {
+  V quarter[4];  // of each: four lanes of four sums
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const V* a = v + 4 * i;
+    const V ab = plus(pieces<0x44>(a[0], a[1]), pieces<0xee>(a[0], a[1]));
+    const V cd = plus(pieces<0x44>(a[2], a[3]), pieces<0xee>(a[2], a[3]));
+    quarter[i] = plus(pieces<0x88>(ab, cd), pieces<0xdd>(ab, cd));
+  }
+  const V x = plus(lanes<0x44>(quarter[0], quarter[1]), lanes<0xee>(quarter[0], quarter[1]));
+  const V y = plus(lanes<0x44>(quarter[2], quarter[3]), lanes<0xee>(quarter[2], quarter[3]));
+  return plus(lanes<0x88>(x, y), lanes<0xdd>(x, y));
 }
 KERNEL_INLINE Ints shift_left(Ints a, int n) {
   return _mm512_slli_epi32(a, static_cast<unsigned>(n));
