@@ -54,7 +54,7 @@ Result<Runtime> open_runtime(const RuntimeOptions& options) {
     TRY(model.lay_out(*runtime.checkpoint, panels, *runtime.pool));
     if (!model.panels().note().empty()) fmt::print(stderr, "westlake: {}\n", model.panels().note());
   }
-  const bool q8 = options.kv == "q8" || (options.kv == "auto" && !model.feels_rounding());
+  const bool q8 = options.kv == "q8" || (options.kv == "auto" && !model.fine());
   if (!options.exact && q8) model.use_q8_cache();
   runtime.model = std::make_unique<Model>(std::move(model));
   runtime.load_s = seconds_since(start);

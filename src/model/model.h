@@ -59,8 +59,7 @@ class Model {
   // the shape of the heads allows; returns whether. Requires: no cache of another shape is used with the model
   // afterwards, and pages of kKvBlock positions.
   bool use_q8_cache();
-  // So small that int8 activations take two rows each (Context::fine).
-  bool feels_rounding() const { return fine_; }
+  bool q8_cache() const { return q8_cache_; }
   // The cache of an MTP module: one layer.
   CacheShape mtp_cache_shape(int64_t page_tokens) const;
 

@@ -34,7 +34,6 @@ class Counter {
   void regions(int64_t n) { cost_->regions += n; }
 
  private:
-  void ops(const Mat& w, int64_t n) { (is_quantised(w.dtype) && !exact_ ? cost_->int8_ops : cost_->float_ops) += n; }
   StepCost* cost_;
   bool exact_;
 };
@@ -53,7 +52,7 @@ void count_mla(const ModelConfig& c, const MlaParams& p, const Step& step, Count
   // Split files hold W_UK transposed and a head apart: [H * lora, nope], the same numbers.
   counter->product(p.k_b_proj, T);
   const int64_t up_ops = 2 * H * (c.qk_nope_head_dim + c.v_head_dim) * lora;  // a position
-  if (step.form == MlaForm::kAbsorbed) {
+  if (step.form == MlaForm::kAbsorbed || cost->q8_attention) {                // an int8 cache knows no other form
     cost->attention_ops += 2 * keys * H * (2 * lora + c.qk_rope_head_dim);
     counter->regions(9);
   } else {
@@ -102,6 +101,7 @@ StepCost& StepCost::operator+=(const StepCost& o) {
   float_ops += o.float_ops;
   attention_ops += o.attention_ops;
   rebuild_ops += o.rebuild_ops;
+  q8_attention = o.q8_attention;
   activation_bytes += o.activation_bytes;
   regions += o.regions;
   for (const ProductCost& p : o.products) add(p);
@@ -118,6 +118,7 @@ StepCost step_cost(const Model& model, const Step& step, bool exact) {
   const Weights& weights = model.weights();
   const int64_t T = step.sequences * step.tokens, D = c.hidden_size, L = c.num_hidden_layers;
   StepCost cost;
+  cost.q8_attention = model.q8_cache();
   Counter counter(&cost, exact);
   cost.weight_bytes += T * weights.embed_tokens.row_bytes;
   for (int64_t i = 0; i < L; ++i) {
@@ -136,7 +137,7 @@ StepCost step_cost(const Model& model, const Step& step, bool exact) {
     counter.regions(2);
   }
   counter.product(weights.lm_head, step.logits_rows);
-  cost.cache_bytes += step.sequences * (step.start + step.tokens) * L * c.kv_width() * kFloatBytes;
+  cost.cache_bytes += step.sequences * (step.start + step.tokens) * L * model.cache_shape(kKvBlock).width * kFloatBytes;
   return cost;
 }
 
@@ -151,8 +152,9 @@ StepCost prefill_cost(const Model& model, int64_t tokens, int64_t chunk, bool ex
 
 double roof_seconds(const StepCost& cost, const Roof& roof, bool exact) {
   const double wide = std::max(roof.f32_gflop_s, exact ? 0.0 : roof.bf16_gflop_s);
-  const double compute = static_cast<double>(cost.int8_ops) / std::max(roof.int8_gop_s, wide) +
-                         static_cast<double>(cost.float_ops + cost.attention_ops) / wide;
+  const int64_t q8_ops = cost.q8_attention ? cost.attention_ops : 0;
+  const double compute = static_cast<double>(cost.int8_ops + q8_ops) / std::max(roof.int8_gop_s, wide) +
+                         static_cast<double>(cost.float_ops + cost.attention_ops - q8_ops) / wide;
   return 1e-9 * std::max(compute, static_cast<double>(cost.bytes()) / roof.read_gb_s);
 }
 

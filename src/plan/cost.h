@@ -35,6 +35,7 @@ struct StepCost {
   int64_t int8_ops = 0;          // quantised weights, unless exact
   int64_t float_ops = 0;         // products of float weights, or all of them where exact
   int64_t attention_ops = 0;     // scores and sums over values
+  bool q8_attention = false;     // they are int8 operations: the cache is int8
   int64_t rebuild_ops = 0;       // MLA, expanded: keys and values made again of the positions that were cached before
   int64_t activation_bytes = 0;  // norms, rotations, residuals, gates, quantisation: between the products
   int64_t regions = 0;           // parallel regions started

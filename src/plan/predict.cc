@@ -73,12 +73,10 @@ double KernelRoofs::product_gop_s(const ProductCost& product) {
   return products_.back().gop_s;
 }
 
-double KernelRoofs::attend_gop_s(MlaForm form) {
-  double& known = attend_gop_s_[static_cast<int>(form)];
-  if (known > 0) return known;
+// Seconds and operations of one call over `keys` float32 keys.
+double KernelRoofs::time_attend(bool absorbed, int64_t keys, double* ops) const {
   const ModelConfig& c = model_.config();
-  const bool absorbed = c.mla() && form == MlaForm::kAbsorbed;
-  const int64_t keys = 512, H = c.num_attention_heads;
+  const int64_t H = c.num_attention_heads;
   AttendArgs args;
   args.n_q = static_cast<int>(absorbed ? H : c.mla() ? 1 : H / c.num_key_value_heads);
   args.k_dim = absorbed ? c.kv_width() : c.qk_head_dim();
@@ -95,9 +93,46 @@ double KernelRoofs::attend_gop_s(MlaForm form) {
   args.pages = &page;
   args.out = out.data();
   args.scratch = scratch.data();
-  const double ops = 2.0 * static_cast<double>(keys * args.n_q * (args.k_dim + args.v_dim));
-  known = 1e-9 * ops / time_of([&] { ctx_.kernels.attend(args); }) * ctx_.pool.size();
-  return known;
+  *ops = 2.0 * static_cast<double>(keys * args.n_q * (args.k_dim + args.v_dim));
+  return time_of([&] { ctx_.kernels.attend(args); });
+}
+
+// The same over int8 keys: one block of them, again and again.
+double KernelRoofs::time_attend_q8(MlaForm form, int64_t keys, double* ops) const {
+  const ModelConfig& c = model_.config();
+  const int64_t hd = c.head_dim, lora = c.kv_lora_rank, heads = c.num_attention_heads;
+  AttendQ8Args args{c.mla() ? Q8Group{0, 2, {lora, c.qk_rope_head_dim}, {0, 1}, 0, lora, 0}
+                            : Q8Group{0, 1, {hd, 0}, {0, 0}, hd, hd, 1}};
+  args.heads = c.mla() ? heads : heads / c.num_key_value_heads;
+  args.n_q = args.heads * (form == MlaForm::kExpanded ? std::max<int64_t>(1, 64 / args.heads) : 1);  // many tokens
+  args.q_stride = args.k_dim();
+  args.row_bytes = c.mla() ? c.kv_width() : 2 * hd;
+  args.page_tokens = kKvBlock;
+  args.n_keys = args.end = keys;
+  args.scale = 1e-3f;
+  std::vector<float> page(kKvBlock * (args.row_bytes / 4 + 2), 0.01f), q = numbers(args.n_q * args.k_dim());
+  const std::vector<const float*> pages(keys / kKvBlock + 1, page.data());
+  std::vector<float> max(args.n_q), sum(args.n_q), out(args.n_q * args.v_dim);
+  std::vector<std::byte> scratch(args.scratch_bytes());
+  args.q = q.data();
+  args.pages = pages.data();
+  args.max = max.data();
+  args.sum = sum.data();
+  args.out = out.data();
+  args.scratch = scratch.data();
+  *ops = 2.0 * static_cast<double>(keys * args.n_q * (args.k_dim() + args.v_dim));
+  return time_of([&] { ctx_.kernels.attend_q8(args); });
+}
+
+double KernelRoofs::attend_gop_s(MlaForm form) {
+  double& known = attend_gop_s_[static_cast<int>(form)];
+  if (known > 0) return known;
+  constexpr int64_t kKeys = 512;
+  double ops = 0;
+  const double seconds = model_.q8_cache()
+                             ? time_attend_q8(form, kKeys, &ops)
+                             : time_attend(model_.config().mla() && form == MlaForm::kAbsorbed, kKeys, &ops);
+  return known = 1e-9 * ops / seconds * ctx_.pool.size();
 }
 
 double KernelRoofs::seconds(const StepCost& cost, double read_gb_s, MlaForm form) {

@@ -39,6 +39,8 @@ class KernelRoofs {
 
   double product_gop_s(const ProductCost& product);
   double attend_gop_s(MlaForm form);
+  double time_attend(bool absorbed, int64_t keys, double* ops) const;
+  double time_attend_q8(MlaForm form, int64_t keys, double* ops) const;
 };
 
 struct Prediction {
