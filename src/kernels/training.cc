@@ -1,0 +1,122 @@
+// Operands, products and the arena: the parts of training that are the same at every level.
+#include "kernels/training.h"
+
+#include <cstdlib>
+
+#include "base/check.h"
+
+namespace westlake {
+namespace {
+
+// Rows of C and panels of B of one task: 8192 entries of C, so that A's rows stay in L1 and B's panels in L2.
+constexpr int64_t kTaskRows = 128;
+constexpr int64_t kTaskPanels = 4;
+constexpr int64_t kPackRows = 32;
+
+constexpr int64_t pieces(int64_t n, int64_t piece) {
+  return (n + piece - 1) / piece;
+}
+
+template <typename Real>
+int64_t number_bytes(Precision p) {
+  return p == Precision::kBf16 ? 2 : static_cast<int64_t>(sizeof(Real));
+}
+
+int64_t padded_k(int64_t K) {
+  return pieces(K, kOperandK) * kOperandK;
+}
+
+}  // namespace
+
+Arena::~Arena() {
+  std::free(data_);
+}
+
+std::byte* Arena::take_bytes(int64_t bytes) {
+  CHECK(bytes >= 0);
+  const int64_t at = used_;
+  used_ += pieces(bytes, 64) * 64;
+  peak_ = std::max(peak_, used_);
+  if (data_ == nullptr) return nullptr;
+  CHECK(used_ <= capacity_);
+  return data_ + at;
+}
+
+void Arena::reserve(int64_t bytes) {
+  CHECK(used_ == 0);
+  std::free(data_);
+  capacity_ = std::max<int64_t>(pieces(bytes, 64) * 64, 64);
+  data_ = static_cast<std::byte*>(std::aligned_alloc(64, capacity_));
+  CHECK(data_ != nullptr);
+}
+
+template <typename Real>
+int64_t left_bytes(Precision p, int64_t M, int64_t K) {
+  return M * padded_k(K) * number_bytes<Real>(p);
+}
+
+template <typename Real>
+int64_t right_bytes(Precision p, int64_t K, int64_t N) {
+  return padded_k(K) * pieces(N, kPanelN) * kPanelN * number_bytes<Real>(p);
+}
+
+template <typename Real>
+LeftOperand pack_left(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t M, int64_t K, bool transposed,
+                      std::byte* to) {
+  if (to == nullptr) to = ctx.arena.template take<std::byte>(left_bytes<Real>(ctx.precision, M, K));
+  ctx.for_pieces(M, kPackRows, [&](int64_t begin, int64_t end, int64_t, int) {
+    ctx.kernels.pack_left(ctx.precision, x, ldx, transposed, begin, end - begin, K, to);
+  });
+  return {to, M, K, padded_k(K) * number_bytes<Real>(ctx.precision)};
+}
+
+template <typename Real>
+RightOperand pack_right(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t K, int64_t N, bool transposed,
+                        std::byte* to) {
+  if (to == nullptr) to = ctx.arena.template take<std::byte>(right_bytes<Real>(ctx.precision, K, N));
+  ctx.for_pieces(pieces(N, kPanelN), 1, [&](int64_t begin, int64_t end, int64_t, int) {
+    ctx.kernels.pack_right(ctx.precision, x, ldx, transposed, begin, end - begin, K, N, to);
+  });
+  return {to, K, N};
+}
+
+template <typename Real>
+void multiply(TrainContext<Real>& ctx, std::span<const Product<Real>> products) {
+  if (ctx.planning) return;
+  int64_t tasks = 0, operations = 0;
+  for (const Product<Real>& p : products) {
+    CHECK(p.a.K == p.b.K);
+    tasks += pieces(p.a.M, kTaskRows) * pieces(pieces(p.b.N, kPanelN), kTaskPanels);
+    operations += 2 * p.a.M * p.b.N * p.a.K;
+  }
+  if (ctx.profile != nullptr) ctx.profile->count({0, 0, operations});
+  ctx.pool.for_each_chunk(tasks, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t task = begin; task < end; ++task) {
+      int64_t index = task;
+      size_t i = 0;
+      int64_t columns = 0;
+      for (;; ++i) {
+        columns = pieces(pieces(products[i].b.N, kPanelN), kTaskPanels);
+        const int64_t own = pieces(products[i].a.M, kTaskRows) * columns;
+        if (index < own) break;
+        index -= own;
+      }
+      const Product<Real>& p = products[i];
+      const int64_t row = index / columns * kTaskRows, panel = index % columns * kTaskPanels;
+      ctx.kernels.multiply(ctx.precision, p, row, std::min(kTaskRows, p.a.M - row), panel,
+                           std::min(kTaskPanels, pieces(p.b.N, kPanelN) - panel));
+    }
+  });
+}
+
+#define WESTLAKE_FOR_REAL(Real)                                                                                    \
+  template int64_t left_bytes<Real>(Precision, int64_t, int64_t);                                                  \
+  template int64_t right_bytes<Real>(Precision, int64_t, int64_t);                                                 \
+  template LeftOperand pack_left(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, bool, std::byte*);   \
+  template RightOperand pack_right(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, bool, std::byte*); \
+  template void multiply(TrainContext<Real>&, std::span<const Product<Real>>);
+WESTLAKE_FOR_REAL(float)
+WESTLAKE_FOR_REAL(double)
+#undef WESTLAKE_FOR_REAL
+
+}  // namespace westlake
