@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
   app.set_help_all_flag("--help-all", "help of all subcommands");
   Action action;
   add_chat(app, &action);
+  add_eval(app, &action);
   add_generate(app, &action);
   add_logits(app, &action);
   add_check(app, &action);
