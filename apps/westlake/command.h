@@ -27,5 +27,6 @@ void add_pull(CLI::App& app, Action* action);
 void add_render(CLI::App& app, Action* action);
 void add_synth(CLI::App& app, Action* action);
 void add_tokenize(CLI::App& app, Action* action);
+void add_train_tokenizer(CLI::App& app, Action* action);
 
 }  // namespace westlake

@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   add_logits(app, &action);
   add_check(app, &action);
   add_tokenize(app, &action);
+  add_train_tokenizer(app, &action);
   add_render(app, &action);
   add_inspect(app, &action);
   add_convert(app, &action);

@@ -48,6 +48,7 @@ struct TextReader::State {
   bool at_end = false;                 // the source has no more
   std::span<const std::byte> memory;   // the source when fd < 0
   uint64_t source_bytes = UINT64_MAX;  // size of the source, where known
+  uint64_t source_read = 0;            // bytes taken from it
 
   Coding coding = Coding::kPlain;
   ZSTD_DStream* zstd = nullptr;
@@ -102,11 +103,15 @@ Result<size_t> TextReader::State::read_source(std::span<char> out) {
     const size_t n = std::min(out.size(), memory.size());
     std::copy_n(reinterpret_cast<const char*>(memory.data()), n, out.data());
     memory = memory.subspan(n);
+    source_read += n;
     return n;
   }
   for (;;) {
     const ssize_t n = ::read(fd, out.data(), out.size());
-    if (n >= 0) return static_cast<size_t>(n);
+    if (n >= 0) {
+      source_read += static_cast<uint64_t>(n);
+      return static_cast<size_t>(n);
+    }
     if (errno != EINTR) return make_error(Code::kIo, "{}: cannot read: {}", place, errno_text(errno));
   }
 }
@@ -306,6 +311,10 @@ Result<bool> TextReader::next_line(std::string* line, uint64_t limit_bytes) {
 
 int64_t TextReader::line_number() const {
   return state_->line;
+}
+
+uint64_t TextReader::source_bytes_read() const {
+  return state_->source_read;
 }
 
 }  // namespace westlake

@@ -43,6 +43,9 @@ class TextReader {
   // Number of the line that next_line gave last, from 1.
   int64_t line_number() const;
 
+  // Bytes taken from the file so far, compressed as they lie there: what progress is measured by.
+  uint64_t source_bytes_read() const;
+
  private:
   struct State;
   explicit TextReader(std::unique_ptr<State> state);

@@ -191,6 +191,11 @@ std::string Tokenizer::supported_gguf_names() {
   return out;
 }
 
+Status TokenizerModel::set_named_pipeline(std::string_view name, std::string_view place) {
+  TRY_ASSIGN(const Preset* preset, find_preset(name, place));
+  return set_preset(*preset, false, place, *this);
+}
+
 Result<Tokenizer> Tokenizer::from_gguf(const GgufVocab& source, std::string_view place) {
   if (source.model != "gpt2") {
     return make_error(Code::kUnsupported, "{}: tokenizer.ggml.model is '{}'. Supported: gpt2 (byte-level BPE)", place,

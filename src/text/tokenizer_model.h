@@ -37,6 +37,9 @@ struct TokenizerModel {
   // Reads the two texts into normalizer and pre_tokenizer and keeps them.
   Status set_pipeline(JsonElement normalizer_element, JsonElement pre_tokenizer_element, std::string_view place);
 
+  // The pipeline that a GGUF calls by this name. Errors: kUnsupported with the names there are.
+  Status set_named_pipeline(std::string_view name, std::string_view place);
+
   // Adds a token as the reference does: a content that is known keeps its id, and the last flags count.
   // Errors: kUnsupported for one that is too long, kCorrupt for an id that is another token's.
   Status add_token(AddedToken token, std::string_view place);

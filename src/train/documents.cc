@@ -1,0 +1,258 @@
+// Files, lines, documents, parts. See documents.h.
+#include "train/documents.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <deque>
+#include <filesystem>
+#include <optional>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "formats/text_file.h"
+#include "text/char_table.h"
+
+namespace westlake {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kSeparator = "<|endoftext|>";
+constexpr uint64_t kLongestLine = uint64_t{64} << 20;
+constexpr size_t kPartBytes = size_t{256} << 10;  // a part ends at the first good place from here on
+constexpr size_t kLongestPart = 16 * kPartBytes;  // and at any line's end from here on
+constexpr std::string_view kBlank = " \t\r\n\v\f";
+
+enum class Kind { kText, kJsonLines, kByFirstByte };
+
+Kind kind_of(std::string_view name) {
+  if (name.ends_with(".zst")) name.remove_suffix(4);
+  if (name.ends_with(".gz")) name.remove_suffix(3);
+  if (name.ends_with(".txt")) return Kind::kText;
+  if (name.ends_with(".jsonl")) return Kind::kJsonLines;
+  return Kind::kByFirstByte;
+}
+
+bool is_blank(std::string_view line) {
+  return line.find_first_not_of(kBlank) == std::string_view::npos;
+}
+
+// Whether a part may end after `before`, which ends in a line break: a word or sign, the break, then a letter.
+bool may_cut(std::string_view before, std::string_view after) {
+  if (after.empty() || before.size() < 2) return false;
+  const char* break_at = before.data() + before.size() - 1;
+  const CharTable& table = char_table();
+  return !(table.at(utf8_before(before.data(), break_at)).bits & kSpace) && (table.at(after.data()).bits & kL);
+}
+
+// The position of the first byte that is not UTF-8's.
+size_t invalid_at(std::string_view text) {
+  size_t at = 0, size = 0;
+  while (at < text.size() && utf8_probe(text.substr(at), &size) == Utf8State::kWhole) at += size;
+  return at;
+}
+
+Status list_folder(const std::string& folder, std::vector<std::string>* files) {
+  std::vector<std::string> found;
+  std::error_code error;
+  for (fs::recursive_directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (name.starts_with(".")) {
+      if (at->is_directory(error)) at.disable_recursion_pending();
+      continue;
+    }
+    if (kind_of(name) != Kind::kByFirstByte && is_file(at->path().string())) found.push_back(at->path().string());
+  }
+  if (error) return make_error(Code::kIo, "{}: cannot list the folder: {}", folder, error.message());
+  if (found.empty()) {
+    return make_error(Code::kNotFound,
+                      "{}: the folder has no .txt and no .jsonl (also .zst or .gz). Hint: a file of another name is "
+                      "read when it is named itself",
+                      folder);
+  }
+  std::sort(found.begin(), found.end());
+  files->insert(files->end(), found.begin(), found.end());
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> list_data_files(std::span<const std::string> arguments) {
+  if (arguments.empty())
+    return make_error(Code::kInvalidArgument, "no data: name files, folders or - for standard input");
+  std::vector<std::string> files;
+  for (const std::string& argument : arguments) {
+    if (argument == kStandardInput) {
+      if (std::count(arguments.begin(), arguments.end(), argument) > 1)
+        return make_error(Code::kInvalidArgument, "data: standard input (-) is named twice, it can be read once");
+      files.push_back(argument);
+    } else if (is_directory(argument)) {
+      TRY(list_folder(argument, &files));
+    } else {
+      std::error_code error;
+      if (!fs::exists(argument, error)) return make_error(Code::kNotFound, "{}: no such file or folder", argument);
+      files.push_back(argument);
+    }
+  }
+  return files;
+}
+
+struct DocumentReader::State {
+  std::vector<std::string> files;
+  std::vector<uint64_t> sizes;
+  size_t opened = 0;  // files opened so far; the last of them is being read
+  std::optional<TextReader> reader;
+  std::string place;  // of the file
+  Kind kind = Kind::kText;
+
+  std::string line;
+  std::string text;            // of a .txt document, not handed out yet
+  bool begun = false;          // a part of it has been
+  std::deque<TextPart> ready;  // parts to hand out
+
+  Error bad(std::string_view what) const {
+    return make_error(Code::kCorrupt, "{}:{}: {}", place, reader->line_number(), what);
+  }
+
+  Status open_next() {
+    const std::string& path = files[opened++];
+    place = path == kStandardInput ? "standard input" : path;
+    auto made = path == kStandardInput ? TextReader::from_fd(STDIN_FILENO, place) : TextReader::open(path);
+    if (!made.ok()) return made.error();
+    reader.emplace(std::move(made).value());
+    kind = kind_of(path);
+    return {};
+  }
+
+  // A blank line is of no document's text as long as there is none.
+  Status add_text_line() {
+    if (line == kSeparator ||
+        (line.size() == kSeparator.size() + 1 && line.starts_with(kSeparator) && line.back() == '\r'))
+      return end_document();
+    if (text.empty() && !begun && is_blank(line)) return {};
+    if (!simdjson::validate_utf8(line)) {
+      const size_t at = invalid_at(line);
+      return bad(
+          fmt::format("byte {} of the line is 0x{:02x}, which is not valid UTF-8. Hint: another encoding? "
+                      "Convert the file (iconv -t utf-8)",
+                      at + 1, static_cast<unsigned char>(line[at])));
+    }
+    if (text.size() >= kPartBytes && (text.size() >= kLongestPart || may_cut(text, line))) give_part(false);
+    text += line;
+    text += '\n';
+    return {};
+  }
+
+  void give_part(bool ends) {
+    ready.push_back({std::move(text), !begun, ends});
+    text.clear();
+    begun = !ends;
+  }
+
+  Status end_document() {
+    const size_t last = text.find_last_not_of("\r\n");
+    text.resize(last == std::string::npos ? 0 : last + 1);
+    if (begun || !is_blank(text)) give_part(true);
+    text.clear();
+    begun = false;
+    return {};
+  }
+
+  Status add_json_line() {
+    if (is_blank(line)) return {};
+    TRY_ASSIGN(const JsonDocument document,
+               JsonDocument::parse(line, fmt::format("{}:{}", place, reader->line_number())));
+    JsonObject object;
+    std::string_view whole;
+    if (document.root().get(object) != simdjson::SUCCESS || object.at_key("text").get(whole) != simdjson::SUCCESS) {
+      const bool chat = document.root().get(object) == simdjson::SUCCESS && json_has(object, "messages");
+      return bad(fmt::format("expected an object with a string \"text\", seen {}{}", json_preview(document.root()),
+                             chat ? ". Hint: conversations (\"messages\") are read by finetune --chat" : ""));
+    }
+    if (is_blank(whole)) return {};
+    bool first = true;
+    for (bool last = false; !last; first = false) {
+      size_t cut = whole.size();
+      for (size_t at = kPartBytes; at < whole.size();) {
+        at = whole.find('\n', at);
+        if (at == std::string_view::npos) break;
+        ++at;
+        if (at >= kLongestPart || may_cut(whole.substr(0, at), whole.substr(at))) {
+          cut = at;
+          break;
+        }
+      }
+      last = cut == whole.size();
+      ready.push_back({std::string(whole.substr(0, cut)), first, last});
+      whole.remove_prefix(cut);
+    }
+    return {};
+  }
+
+  // Reads one line of one file, or steps to the next file. False when all files are read.
+  Result<bool> step() {
+    if (!reader) {
+      if (opened == files.size()) return false;
+      TRY(open_next());
+    }
+    TRY_ASSIGN(const bool more, reader->next_line(&line, kLongestLine));
+    if (!more) {
+      if (kind != Kind::kJsonLines) TRY(end_document());
+      reader.reset();
+      return true;
+    }
+    if (kind == Kind::kByFirstByte && !is_blank(line))
+      kind = line[line.find_first_not_of(kBlank)] == '{' ? Kind::kJsonLines : Kind::kText;
+    TRY(kind == Kind::kJsonLines ? add_json_line() : add_text_line());
+    return true;
+  }
+};
+
+DocumentReader::DocumentReader(std::vector<std::string> files) : state_(std::make_unique<State>()) {
+  for (const std::string& file : files) {
+    std::error_code error;
+    const uint64_t size = file == kStandardInput ? 0 : fs::file_size(file, error);
+    state_->sizes.push_back(error ? 0 : size);
+  }
+  state_->files = std::move(files);
+}
+DocumentReader::DocumentReader(DocumentReader&&) noexcept = default;
+DocumentReader::~DocumentReader() = default;
+
+Result<bool> DocumentReader::next(TextPart* part) {
+  while (state_->ready.empty()) {
+    TRY_ASSIGN(const bool more, state_->step());
+    if (!more && state_->ready.empty()) return false;
+  }
+  *part = std::move(state_->ready.front());
+  state_->ready.pop_front();
+  return true;
+}
+
+Result<bool> DocumentReader::read_parts(uint64_t bytes, std::vector<TextPart>* parts) {
+  for (uint64_t got = 0; got < bytes;) {
+    TextPart part;
+    TRY_ASSIGN(const bool more, next(&part));
+    if (!more) return false;
+    got += part.text.size();
+    parts->push_back(std::move(part));
+  }
+  return true;
+}
+
+uint64_t DocumentReader::bytes_total() const {
+  uint64_t total = 0;
+  for (const uint64_t size : state_->sizes) total += size;
+  return total;
+}
+
+uint64_t DocumentReader::bytes_read() const {
+  uint64_t read = 0;
+  const size_t behind = state_->opened - (state_->reader ? 1 : 0);
+  for (size_t i = 0; i < behind; ++i) read += state_->sizes[i];
+  if (state_->reader && state_->files[behind] != kStandardInput) read += state_->reader->source_bytes_read();
+  return read;
+}
+
+}  // namespace westlake
