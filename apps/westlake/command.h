@@ -26,6 +26,7 @@ void add_perplexity(CLI::App& app, Action* action);
 void add_pull(CLI::App& app, Action* action);
 void add_render(CLI::App& app, Action* action);
 void add_synth(CLI::App& app, Action* action);
+void add_train(CLI::App& app, Action* action);
 void add_tokenize(CLI::App& app, Action* action);
 void add_train_tokenizer(CLI::App& app, Action* action);
 

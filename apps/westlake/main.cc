@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
   add_inspect(app, &action);
   add_convert(app, &action);
   add_synth(app, &action);
+  add_train(app, &action);
   add_bench(app, &action);
   add_perplexity(app, &action);
   add_pull(app, &action);

@@ -37,21 +37,25 @@ double train_flop_per_token(const ModelConfig& c, int64_t T) {
 }
 
 Trainer::Trainer(ThreadPool& pool, const TrainKernels<float>& kernels, TrainInputs inputs, const TrainSettings& settings,
-                 RunFolder folder, TrainModel<float> model)
+                 RunFolder folder, TrainModel<float> model, BatchStream batches)
     : inputs_(std::move(inputs)),
       settings_(settings),
       folder_(std::move(folder)),
       model_(std::move(model)),
       optimiser_(model_.params(), settings_.optimiser),
       ctx_{kernels, pool, arena_, settings_.precision},
-      batches_(*inputs_.data, settings_.seed) {}
+      batches_(std::move(batches)) {}
 
 Result<std::unique_ptr<Trainer>> Trainer::create(ThreadPool& pool, const TrainKernels<float>& kernels,
                                                  TrainInputs inputs, const TrainSettings& settings, RunFolder folder) {
   TRY(settings.validate());
   TRY_ASSIGN(TrainModel<float> model, TrainModel<float>::create(inputs.config));
-  std::unique_ptr<Trainer> t(
-      new Trainer(pool, kernels, std::move(inputs), settings, std::move(folder), std::move(model)));
+  BatchOptions stream;
+  stream.seed = settings.seed;
+  stream.document_tokens = std::max(stream.document_tokens, settings.sequence_length);
+  TRY_ASSIGN(BatchStream batches, BatchStream::create(*inputs.data, stream));
+  std::unique_ptr<Trainer> t(new Trainer(pool, kernels, std::move(inputs), settings, std::move(folder), std::move(model),
+                                         std::move(batches)));
   const int64_t rows = t->micro_rows(), T = settings.sequence_length;
   t->memory_.optimiser_bytes = t->optimiser_.state_bytes();
   for (const TrainParam<float>& p : t->model_.params()) {
@@ -135,7 +139,7 @@ std::string Trainer::state_json() const {
   w.key("seconds").value(seconds_).key("cpu_seconds").value(cpu_seconds_).key("mean_loss").value(mean_loss_);
   w.key("position").begin_object().key("epoch").value(position.epoch).key("document").value(position.document);
   w.key("offset").value(position.offset).end_object();
-  w.key("data_hash").value(inputs_.data_hash).key("tokenizer_hash").value(inputs_.tokenizer_hash);
+  w.key("data_key").value(inputs_.data->key());
   w.key("settings");
   settings_.write(w);
   w.key("notes").raw(inputs_.notes.empty() ? "{}" : inputs_.notes).end_object();
@@ -148,27 +152,22 @@ Status Trainer::read_state(const std::string& text, const std::string& place) {
   if (document.root().get(object) != simdjson::SUCCESS || object["position"].get(position) != simdjson::SUCCESS)
     return make_error(Code::kCorrupt, "{}: the state of the run is no object with a position", place);
   BatchPosition at;
-  std::string data_hash, tokenizer_hash;
+  std::string data_key;
   TRY(json_read(object, "tokens", place, &tokens_));
   TRY(json_read(object, "seconds", place, &seconds_));
   TRY(json_read(object, "cpu_seconds", place, &cpu_seconds_));
   TRY(json_read(object, "mean_loss", place, &mean_loss_));
-  TRY(json_read(object, "data_hash", place, &data_hash));
-  TRY(json_read(object, "tokenizer_hash", place, &tokenizer_hash));
+  TRY(json_read(object, "data_key", place, &data_key));
   TRY(json_read(position, "epoch", place, &at.epoch));
   TRY(json_read(position, "document", place, &at.document));
   TRY(json_read(position, "offset", place, &at.offset));
-  if (tokenizer_hash != inputs_.tokenizer_hash) {
-    return make_error(Code::kInvalidArgument, "{}: the run was begun with another tokenizer ({}, here {})", place,
-                      tokenizer_hash, inputs_.tokenizer_hash);
-  }
-  if (data_hash != inputs_.data_hash) {
+  if (data_key != inputs_.data->key()) {
     return make_error(Code::kInvalidArgument,
-                      "{}: the run was begun with other data ({}, here {}). Hint: the files of --data have changed", place,
-                      data_hash, inputs_.data_hash);
+                      "{}: the run was begun with other data or another tokenizer ({}, here {}). Hint: its files have "
+                      "changed since",
+                      place, data_key, inputs_.data->key());
   }
-  batches_.seek(at);
-  return {};
+  return batches_.seek(at);
 }
 
 Result<TrainSettings> Trainer::settings_of(const RunFolder& folder, std::string* notes) {
@@ -330,7 +329,10 @@ Status Trainer::run(const std::atomic<bool>* stop, const TrainCallbacks& callbac
 
 Result<StepReport> Trainer::evaluate() {
   const int64_t T = settings_.sequence_length, rows = micro_rows();
-  BatchStream stream(*inputs_.valid, 0);
+  BatchOptions in_order;
+  in_order.shuffle = false;
+  in_order.document_tokens = std::max(in_order.document_tokens, T);
+  TRY_ASSIGN(BatchStream stream, BatchStream::create(*inputs_.valid, in_order));
   StepReport report;
   double nats = 0;
   int64_t targets = 0, bytes = 0;

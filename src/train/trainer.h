@@ -50,7 +50,6 @@ struct TrainInputs {
   const TokenStore* data = nullptr;
   const TokenStore* valid = nullptr;         // null: no evaluation
   std::vector<int32_t> token_bytes;          // [V]: bytes of text that a token stands for
-  std::string data_hash, tokenizer_hash;     // so that a resumed run is fed the same
   std::string notes;                         // a JSON object of the caller's, kept in every checkpoint (paths, commands)
 };
 
@@ -90,7 +89,7 @@ class Trainer {
 
  private:
   Trainer(ThreadPool& pool, const TrainKernels<float>& kernels, TrainInputs inputs, const TrainSettings& settings,
-          RunFolder folder, TrainModel<float> model);
+          RunFolder folder, TrainModel<float> model, BatchStream batches);
   Status one_step(StepReport* report);
   Status check_loss(double loss, double norm) const;
   Status save();
