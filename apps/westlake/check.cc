@@ -1,5 +1,6 @@
 // westlake check: runs reference folders and prints each difference. A folder holds a model with logits
-// (model/reference_case.h), or vectors of a tokenizer or chat template (model/text_case.h), or both.
+// (model/reference_case.h), ten steps of training (train/training_case.h), or vectors of a tokenizer or chat template
+// (model/text_case.h).
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -9,6 +10,7 @@
 #include "base/json.h"
 #include "model/reference_case.h"
 #include "model/text_case.h"
+#include "train/training_case.h"
 #include "westlake/catalogue.h"
 #include "westlake/command.h"
 #include "westlake/runtime.h"
@@ -18,7 +20,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> folders;
-  std::string model, tokenizer;
+  std::string model, tokenizer, dump;
   int threads = 0;
   bool fast = false, json = false;
 };
@@ -26,11 +28,12 @@ struct Options {
 struct Outcome {
   std::string name;
   std::optional<ReferenceReport> model;
+  std::optional<TrainingReport> training;
   std::vector<TextReport> texts;
-  std::string error, skipped;
+  std::string error;
 
   bool passed() const {
-    bool good = error.empty() && (!model || model->passed());
+    bool good = error.empty() && (!model || model->passed()) && (!training || training->passed());
     for (const TextReport& text : texts) good = good && text.passed();
     return good;
   }
@@ -83,6 +86,15 @@ Status run_texts(const std::string& folder, const Options& options, Outcome* out
   return {};
 }
 
+Result<TrainingReport> run_training(Context& ctx, const std::string& folder, const std::string& name,
+                                    const Options& options) {
+  const TrainKernels<float>* kernels = train_kernels_by_name(ctx.kernels.name);
+  TrainingCaseOptions training;
+  training.precision = options.fast ? Precision::kBf16 : Precision::kFull;
+  if (!options.dump.empty()) training.dump = options.folders.size() > 1 ? options.dump + "/" + name : options.dump;
+  return run_training_case(ctx.pool, kernels != nullptr ? *kernels : *train_kernels_by_name(""), folder, training);
+}
+
 Outcome run_folder(Context& ctx, std::string folder, const Options& options) {
   while (folder.size() > 1 && folder.ends_with('/')) folder.pop_back();
   Outcome outcome;
@@ -91,8 +103,13 @@ Outcome run_folder(Context& ctx, std::string folder, const Options& options) {
     outcome.error = folder + ": is no folder";
     return outcome;
   }
-  if (is_file(folder + "/batch.npy")) {
-    outcome.skipped = "a training reference: this version does not train";
+  if (is_training_case(folder)) {
+    auto report = run_training(ctx, folder, outcome.name, options);
+    if (report.ok()) {
+      outcome.training = std::move(report).value();
+    } else {
+      outcome.error = report.error().message;
+    }
     return outcome;
   }
   const bool model = is_model_case(folder);
@@ -115,7 +132,6 @@ Outcome run_folder(Context& ctx, std::string folder, const Options& options) {
 }
 
 void print_text(const Outcome& outcome) {
-  if (!outcome.skipped.empty()) return fmt::print("SKIP {}: {}\n", outcome.name, outcome.skipped);
   fmt::print("{} {}", outcome.passed() ? "ok  " : "FAIL", outcome.name);
   if (outcome.model) {
     const ReferenceReport& m = *outcome.model;
@@ -123,8 +139,18 @@ void print_text(const Outcome& outcome) {
                m.greedy_expected);
     if (m.max_mtp_difference > 0) fmt::print(", mtp {:.2e}", m.max_mtp_difference);
   }
+  if (outcome.training) {
+    for (const TrainingDifference& d : outcome.training->differences)
+      fmt::print("  {} {:.1e}/{:.0e}", d.what, d.difference, d.tolerance);
+  }
   for (const TextReport& t : outcome.texts) fmt::print("  {} {}/{}", t.name, t.equal, t.vectors);
   fmt::print("\n");
+  if (outcome.training) {
+    for (const TrainingDifference& d : outcome.training->differences) {
+      if (!d.passed()) fmt::print("     {} is off by {:.2e} ({}), at most {:.0e}\n", d.what, d.difference, d.worst, d.tolerance);
+    }
+    for (const std::string& failure : outcome.training->failures) fmt::print("     {}\n", failure);
+  }
   if (!outcome.error.empty()) fmt::print("     {}\n", outcome.error);
   if (outcome.model) {
     for (const std::string& failure : outcome.model->failures) fmt::print("     {}\n", failure);
@@ -145,7 +171,6 @@ void print_json(const std::vector<Outcome>& outcomes, bool passed) {
   w.begin_object().key("passed").value(passed).key("cases").begin_array();
   for (const Outcome& o : outcomes) {
     w.begin_object().key("name").value(o.name).key("passed").value(o.passed());
-    if (!o.skipped.empty()) w.key("skipped").value(o.skipped);
     if (!o.error.empty()) w.key("error").value(o.error);
     if (o.model) {
       const ReferenceReport& m = *o.model;
@@ -154,6 +179,16 @@ void print_json(const std::vector<Outcome>& outcomes, bool passed) {
       w.key("greedy_equal").value(m.greedy_equal).key("greedy_expected").value(m.greedy_expected);
       w.key("max_mtp_difference").value(m.max_mtp_difference);
       put_failures(w, m.failures);
+      w.end_object();
+    }
+    if (o.training) {
+      w.key("training").begin_object().key("differences").begin_array();
+      for (const TrainingDifference& d : o.training->differences) {
+        w.begin_object().key("what").value(d.what).key("difference").value(d.difference);
+        w.key("tolerance").value(d.tolerance).key("worst").value(d.worst).end_object();
+      }
+      w.end_array();
+      put_failures(w, o.training->failures);
       w.end_object();
     }
     w.key("texts").begin_array();
@@ -196,7 +231,8 @@ void add_check(CLI::App& app, Action* action) {
   command->add_option("--model", options->model, "the weights, for folders that name a file of another place");
   command->add_option("--tokenizer", options->tokenizer, "the tokenizer of vectors that lie alone");
   command->add_option("--threads", options->threads, "threads (default: all cores)")->check(CLI::Range(1, 1024));
-  command->add_flag("--fast", options->fast, "the fast path instead of the exact one");
+  command->add_option("--dump", options->dump, "folder for our own numbers of training references");
+  command->add_flag("--fast", options->fast, "the fast path instead of the exact one (training: bfloat16)");
   command->add_flag("--json", options->json, "one JSON object on stdout");
   command->callback([action, options] { *action = [options] { return run(*options); }; });
 }
