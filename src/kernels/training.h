@@ -144,8 +144,8 @@ const TrainKernels<float>* train_kernels_by_name(std::string_view name);
 const TrainKernels<double>& ref_train_kernels_double();
 
 // Memory of a step: a stack whose size is found by a dry run, then allocated once. Tapes are taken in the forward pass
-// and released in reverse by the backward pass; scratch in between by ArenaScope. While planning it hands out null
-// and only counts.
+// and released in reverse by the backward pass; scratch in between by ArenaScope. While planning it only counts; what
+// it hands out then are no addresses, but not null either.
 class Arena {
  public:
   Arena() = default;

@@ -57,7 +57,8 @@ struct TrainLoss {
 template <typename Real>
 class TrainModel {
  public:
-  // Parameters of that shape, all zero. Errors: kUnsupported for what cannot be trained (names it), kLimit for memory.
+  // Parameters of that shape, all zero. Errors: kUnsupported for what cannot be trained (names it), kExhausted for
+  // memory.
   static Result<TrainModel> create(const ModelConfig& config);
   // Matrices normal with deviation `std` (residual outputs scaled as published), norms one, biases zero.
   void initialise(uint64_t seed, double std);

@@ -1,0 +1,97 @@
+#include "layers/linear_train.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace westlake {
+namespace {
+
+constexpr int64_t kRowPiece = 64;          // rows of a task of row-wise work
+constexpr int64_t kColumnPiece = 64;       // columns of a task that walks all rows: a few cache lines of each
+constexpr int64_t kNumberPiece = 1 << 16;  // numbers of a task of streaming work
+
+}  // namespace
+
+template <typename Real>
+LinearTape<Real> linear_tape(TrainContext<Real>& ctx, int64_t T, int64_t K) {
+  return {ctx.arena.template take<std::byte>(right_bytes<Real>(ctx.precision, T, K)), T, K};
+}
+
+template <typename Real>
+void linear_forward(TrainContext<Real>& ctx, const Real* x, int64_t ldx, std::span<const LinearOut<Real>> outs,
+                    const LinearTape<Real>& tape) {
+  const ArenaScope scope(ctx.arena);
+  pack_right(ctx, x, ldx, tape.T, tape.K, false, tape.memory);
+  const LeftOperand left = pack_left(ctx, x, ldx, tape.T, tape.K, false);
+  std::vector<Product<Real>> products;
+  for (const LinearOut<Real>& out : outs) products.push_back({left, out.w->forward, out.y, out.ldy, out.add});
+  multiply<Real>(ctx, products);
+}
+
+template <typename Real>
+void linear_backward(TrainContext<Real>& ctx, const LinearTape<Real>& tape, std::span<const LinearGrad<Real>> grads,
+                     Real* dx, int64_t lddx, bool add) {
+  const ArenaScope scope(ctx.arena);
+  // Sums into one dx must not run side by side: the first goes with all dW, the others follow.
+  std::vector<Product<Real>> first, rest;
+  for (const LinearGrad<Real>& g : grads) {
+    const int64_t N = g.w->rows;
+    first.push_back({pack_left(ctx, g.dy, g.lddy, N, tape.T, true), tape.x(), g.w->grad, tape.K, true});
+    if (dx == nullptr) continue;
+    const Product<Real> into_x = {pack_left(ctx, g.dy, g.lddy, tape.T, N, false), g.w->backward, dx, lddx,
+                                  add || &g != &grads[0]};
+    (&g == &grads[0] ? first : rest).push_back(into_x);
+  }
+  multiply<Real>(ctx, first);
+  for (const Product<Real>& product : rest) multiply<Real>(ctx, {&product, 1});
+}
+
+template <typename Real>
+void bias_forward(TrainContext<Real>& ctx, const Param<Real>& bias, int64_t T, Real* y, int64_t ldy) {
+  ctx.for_pieces(T, kRowPiece, [&](int64_t begin, int64_t end, int64_t, int) {
+    for (int64_t t = begin; t < end; ++t) ctx.kernels.axpy(1, bias.value, bias.cols, y + t * ldy);
+  });
+}
+
+template <typename Real>
+void bias_backward(TrainContext<Real>& ctx, const Real* dy, int64_t lddy, int64_t T, Param<Real>& bias) {
+  ctx.for_pieces(bias.cols, kColumnPiece, [&](int64_t begin, int64_t end, int64_t, int) {
+    for (int64_t t = 0; t < T; ++t) ctx.kernels.axpy(1, dy + t * lddy + begin, end - begin, bias.grad + begin);
+  });
+}
+
+template <typename Real>
+void copy_numbers(TrainContext<Real>& ctx, const Real* x, int64_t n, Real* y) {
+  ctx.for_pieces(n, kNumberPiece,
+                 [&](int64_t begin, int64_t end, int64_t, int) { std::copy(x + begin, x + end, y + begin); });
+}
+
+template <typename Real>
+void add_numbers(TrainContext<Real>& ctx, const Real* x, int64_t n, Real* y) {
+  ctx.for_pieces(n, kNumberPiece, [&](int64_t begin, int64_t end, int64_t, int) {
+    ctx.kernels.axpy(1, x + begin, end - begin, y + begin);
+  });
+}
+
+template <typename Real>
+void zero_numbers(TrainContext<Real>& ctx, int64_t n, Real* y) {
+  ctx.for_pieces(n, kNumberPiece,
+                 [&](int64_t begin, int64_t end, int64_t, int) { std::fill(y + begin, y + end, Real(0)); });
+}
+
+#define WESTLAKE_FOR_REAL(Real)                                                                                  \
+  template LinearTape<Real> linear_tape(TrainContext<Real>&, int64_t, int64_t);                                  \
+  template void linear_forward(TrainContext<Real>&, const Real*, int64_t, std::span<const LinearOut<Real>>,      \
+                               const LinearTape<Real>&);                                                         \
+  template void linear_backward(TrainContext<Real>&, const LinearTape<Real>&, std::span<const LinearGrad<Real>>, \
+                                Real*, int64_t, bool);                                                           \
+  template void bias_forward(TrainContext<Real>&, const Param<Real>&, int64_t, Real*, int64_t);                  \
+  template void bias_backward(TrainContext<Real>&, const Real*, int64_t, int64_t, Param<Real>&);                 \
+  template void copy_numbers(TrainContext<Real>&, const Real*, int64_t, Real*);                                  \
+  template void add_numbers(TrainContext<Real>&, const Real*, int64_t, Real*);                                   \
+  template void zero_numbers(TrainContext<Real>&, int64_t, Real*);
+WESTLAKE_FOR_REAL(float)
+WESTLAKE_FOR_REAL(double)
+#undef WESTLAKE_FOR_REAL
+
+}  // namespace westlake

@@ -1,0 +1,64 @@
+#include "layers/swiglu_train.h"
+
+namespace westlake {
+namespace {
+
+constexpr int64_t kNumberPiece = 16384;
+
+}  // namespace
+
+template <typename Real>
+SwigluTape<Real> swiglu_tape(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& params, int64_t T) {
+  const int64_t D = params.gate_proj->cols, F = params.gate_proj->rows;
+  SwigluTape<Real> tape;
+  tape.x = linear_tape(ctx, T, D);
+  tape.gate = ctx.arena.template take<Real>(T * F);
+  tape.up = ctx.arena.template take<Real>(T * F);
+  tape.hidden = linear_tape(ctx, T, F);
+  return tape;
+}
+
+template <typename Real>
+void swiglu_forward(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& params, const Real* x, int64_t T, Real* out,
+                    SwigluTape<Real>& tape) {
+  const OpTimer timer(ctx.profile, "feed-forward");
+  const int64_t D = params.gate_proj->cols, F = params.gate_proj->rows;
+  const ArenaScope scope(ctx.arena);
+  Real* hidden = ctx.arena.template take<Real>(T * F);
+  const LinearOut<Real> gate_up[] = {{params.gate_proj, tape.gate, F}, {params.up_proj, tape.up, F}};
+  linear_forward<Real>(ctx, x, D, gate_up, tape.x);
+  ctx.for_pieces(T * F, kNumberPiece, [&](int64_t begin, int64_t end, int64_t, int) {
+    ctx.kernels.silu_mul(tape.gate + begin, tape.up + begin, end - begin, hidden + begin);
+  });
+  const LinearOut<Real> down[] = {{params.down_proj, out, D, /*add=*/true}};
+  linear_forward<Real>(ctx, hidden, F, down, tape.hidden);
+}
+
+template <typename Real>
+void swiglu_backward(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& params, SwigluTape<Real>& tape,
+                     const Real* dout, int64_t T, Real* dx) {
+  const OpTimer timer(ctx.profile, "feed-forward backward");
+  const int64_t D = params.gate_proj->cols, F = params.gate_proj->rows;
+  const ArenaScope scope(ctx.arena);
+  Real* dhidden = ctx.arena.template take<Real>(T * F);
+  const LinearGrad<Real> down[] = {{params.down_proj, dout, D}};
+  linear_backward<Real>(ctx, tape.hidden, down, dhidden, F, false);
+  ctx.for_pieces(T * F, kNumberPiece, [&](int64_t begin, int64_t end, int64_t, int) {
+    ctx.kernels.silu_mul_backward(tape.gate + begin, tape.up + begin, dhidden + begin, end - begin, tape.gate + begin,
+                                  tape.up + begin);
+  });
+  const LinearGrad<Real> gate_up[] = {{params.gate_proj, tape.gate, F}, {params.up_proj, tape.up, F}};
+  linear_backward<Real>(ctx, tape.x, gate_up, dx, D, false);
+}
+
+#define WESTLAKE_FOR_REAL(Real)                                                                                      \
+  template SwigluTape<Real> swiglu_tape(TrainContext<Real>&, const SwigluTrainParams<Real>&, int64_t);               \
+  template void swiglu_forward(TrainContext<Real>&, const SwigluTrainParams<Real>&, const Real*, int64_t, Real*,     \
+                               SwigluTape<Real>&);                                                                   \
+  template void swiglu_backward(TrainContext<Real>&, const SwigluTrainParams<Real>&, SwigluTape<Real>&, const Real*, \
+                                int64_t, Real*);
+WESTLAKE_FOR_REAL(float)
+WESTLAKE_FOR_REAL(double)
+#undef WESTLAKE_FOR_REAL
+
+}  // namespace westlake
