@@ -89,7 +89,7 @@ struct Product {
   bool add = false;
 };
 
-// Causal attention of one head of one row of tokens, within documents:
+// Causal attention of one head of one row of tokens, within documents (doc_start[i] <= i):
 //   p[i, j] = softmax_j(scale q[i] . k[j]), j in [doc_start[i], i];  out[i] = sum_j p[i, j] v[j]
 template <typename Real>
 struct TrainAttendArgs {
@@ -100,7 +100,7 @@ struct TrainAttendArgs {
   int64_t q_stride = 0, k_stride = 0, v_stride = 0;
   int64_t k_dim = 0, v_dim = 0;
   const int32_t* doc_start = nullptr;  // [T], ascending; the first token of the document that token i belongs to
-  Real scale = 1;
+  Real scale = 1;                      // > 0
   Precision precision = Precision::kFull;
   Real* out = nullptr;  // [T, v_dim]
   int64_t out_stride = 0;
