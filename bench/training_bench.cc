@@ -97,11 +97,14 @@ bool Bench::products(const ProductCase& c, int64_t groups) {
   Arena arena;
   TrainContext<float> ctx{.kernels = level_, .pool = pool_, .arena = arena, .precision = c.precision};
   const int64_t left = left_bytes<float>(c.precision, c.M, c.K), right = right_bytes<float>(c.precision, c.K, c.N);
-  arena.reserve(left + groups * right + 4 * c.M * c.N * (c.add ? 1 : 1) + 256);
+  const int64_t x_floats = (c.left_transposed ? c.K : c.M) * run.lda();
+  arena.reserve(left + groups * (right + 64) + 4 * c.M * c.N + 4 * x_floats + 256);
+  auto* x = arena.take<float>(x_floats);  // as in a step: in large pages
+  std::copy_n(run.x(), x_floats, x);
   auto* left_at = arena.take<std::byte>(left);
   std::vector<Product<float>> all;
   auto* out = arena.take<float>(c.M * c.N);
-  const auto pack_left_again = [&] { return pack_left(ctx, run.x(), run.lda(), c.M, c.K, c.left_transposed, left_at); };
+  const auto pack_left_again = [&] { return pack_left(ctx, x, run.lda(), c.M, c.K, c.left_transposed, left_at); };
   const LeftOperand a = pack_left_again();
   std::byte* right_at = nullptr;
   for (int64_t g = 0; g < groups; ++g) {
@@ -159,6 +162,102 @@ bool all_products(Bench& bench) {
   return agree;
 }
 
+// Heads of rows of T tokens, each on one thread: forward, and the gradient of forward's results.
+void attention(Bench& bench, int64_t T, int64_t k_dim, int64_t v_dim, Precision p) {
+  const int64_t heads = std::max<int64_t>(4, 16384 / T);
+  const std::string shape = fmt::format("T={} k={} v={} {}", T, k_dim, v_dim, p == Precision::kBf16 ? "bf16" : "f32");
+  if (!bench.wanted("attend " + shape) && !bench.wanted("attend_backward " + shape)) return;
+  const TrainKernels<float>& level = bench.level();
+  const int64_t scratch = level.attend_scratch_bytes(T, k_dim, v_dim);
+  Arena arena;
+  arena.reserve(heads * T * (4 * k_dim + 4 * v_dim + 1) * 4 + bench.pool().size() * scratch + heads * 4096);
+  Rng rng(3);
+  const auto random = [&](int64_t n) {
+    auto* x = arena.take<float>(n);
+    for (int64_t i = 0; i < n; ++i) x[i] = static_cast<float>(rng.normal());
+    return x;
+  };
+  float *q = random(heads * T * k_dim), *k = random(heads * T * k_dim), *v = random(heads * T * v_dim);
+  float *dq = random(heads * T * k_dim), *dk = random(heads * T * k_dim), *dv = random(heads * T * v_dim);
+  float *out = random(heads * T * v_dim), *dout = random(heads * T * v_dim), *lse = random(heads * T);
+  auto* memory = arena.take<std::byte>(bench.pool().size() * scratch);
+  const std::vector<int32_t> doc_start(static_cast<size_t>(T), 0);
+  const auto args = [&](int64_t h, int thread) {
+    return TrainAttendArgs<float>{.T = T,
+                                  .q = q + h * k_dim,
+                                  .k = k + h * k_dim,
+                                  .v = v + h * v_dim,
+                                  .q_stride = heads * k_dim,
+                                  .k_stride = heads * k_dim,
+                                  .v_stride = heads * v_dim,
+                                  .k_dim = k_dim,
+                                  .v_dim = v_dim,
+                                  .doc_start = doc_start.data(),
+                                  .scale = 1 / std::sqrt(static_cast<float>(k_dim)),
+                                  .precision = p,
+                                  .out = out + h * v_dim,
+                                  .out_stride = heads * v_dim,
+                                  .lse = lse + h * T,
+                                  .scratch = memory + thread * scratch};
+  };
+  const double pairs = static_cast<double>(heads * T) * static_cast<double>(T + 1) / 2;
+  const auto all_heads = [&](auto&& f) {
+    bench.pool().for_each_chunk(heads, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t h = begin; h < end; ++h) f(h, thread);
+    });
+  };
+  bench.line("attend " + shape, p, bench.pool().size(), 2 * pairs * static_cast<double>(k_dim + v_dim), 0,
+             [&] { all_heads([&](int64_t h, int thread) { level.attend(args(h, thread)); }); });
+  bench.line("attend_backward " + shape, p, bench.pool().size(), 2 * pairs * static_cast<double>(3 * k_dim + 2 * v_dim),
+             0, [&] {
+               all_heads([&](int64_t h, int thread) {
+                 level.attend_backward(args(h, thread), {.dout = dout + h * v_dim,
+                                                         .dout_stride = heads * v_dim,
+                                                         .dq = dq + h * k_dim,
+                                                         .dk = dk + h * k_dim,
+                                                         .dv = dv + h * v_dim,
+                                                         .dq_stride = heads * k_dim,
+                                                         .dk_stride = heads * k_dim,
+                                                         .dv_stride = heads * v_dim});
+               });
+             });
+}
+
+// Row kernels over many rows, cut over the threads; bytes: every array once, written ones twice.
+void rows(Bench& bench, int64_t T, int64_t D) {
+  Arena arena;
+  float* x[5];
+  arena.reserve(5 * T * D * 4 + 3 * D * 4 + 4096);
+  Rng rng(3);
+  for (float*& each : x) {
+    each = arena.take<float>(T * D);
+    for (int64_t i = 0; i < T * D; ++i) each[i] = static_cast<float>(std::abs(rng.normal()));
+  }
+  auto *w = arena.take<float>(D), *dw = arena.take<float>(D);
+  for (int64_t i = 0; i < D; ++i) w[i] = 1;
+  const TrainKernels<float>& k = bench.level();
+  const auto line = [&](const char* name, int64_t numbers, auto&& row) {
+    bench.line(fmt::format("{} [{}, {}]", name, T, D), Precision::kFull, bench.pool().size(), 0,
+               static_cast<double>(4 * T * D * numbers), [&] {
+                 bench.pool().for_range(T, 8, [&](int64_t begin, int64_t end, int) {
+                   for (int64_t t = begin; t < end; ++t) row(t, t * D);
+                 });
+               });
+  };
+  line("rms_norm", 3, [&](int64_t, int64_t i) { k.rms_norm(x[0] + i, w, 1e-5f, D, x[1] + i); });
+  if (bench.pool().size() == 1)
+    line("rms_norm_backward", 4,
+         [&](int64_t, int64_t i) { k.rms_norm_backward(x[0] + i, w, 1, x[1] + i, D, x[2] + i, dw); });
+  line("silu_mul", 4, [&](int64_t, int64_t i) { k.silu_mul(x[0] + i, x[1] + i, D, x[2] + i); });
+  line("silu_mul_backward", 7,
+       [&](int64_t, int64_t i) { k.silu_mul_backward(x[0] + i, x[1] + i, x[2] + i, D, x[3] + i, x[4] + i); });
+  line("rope", 2, [&](int64_t, int64_t i) { k.rope(x[0] + i, x[3], x[4], D, false, false); });
+  line("cross_entropy", 2, [&](int64_t, int64_t i) { k.cross_entropy(x[2] + i, D, 3, 1); });
+  line("axpy", 3, [&](int64_t, int64_t i) { k.axpy(1e-9f, x[0] + i, D, x[1] + i); });
+  line("sum_squares", 1, [&](int64_t, int64_t i) { k.sum_squares(x[0] + i, D); });
+  line("adamw", 7, [&](int64_t, int64_t i) { k.adamw({.lr = 1e-9}, x[0] + i, D, x[1] + i, x[2] + i, x[3] + i); });
+}
+
 int run(const Options& options) {
   const TrainKernels<float>* level = train_kernels_by_name(options.isa);
   if (level == nullptr) {
@@ -167,7 +266,17 @@ int run(const Options& options) {
   }
   ThreadPool pool(options.threads);
   Bench bench(options, *level, pool);
-  return all_products(bench) ? 0 : 1;
+  const bool agree = all_products(bench);
+  for (Precision p : {Precision::kBf16, Precision::kFull}) {
+    attention(bench, 512, 64, 64, p);
+    attention(bench, 512, 48, 32, p);
+    attention(bench, 1024, 128, 128, p);
+    attention(bench, 4096, 192, 128, p);
+  }
+  rows(bench, 4096, 768);
+  rows(bench, 512, 8192);
+  rows(bench, 128, 50304);
+  return agree ? 0 : 1;
 }
 
 }  // namespace
