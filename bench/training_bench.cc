@@ -258,6 +258,27 @@ void rows(Bench& bench, int64_t T, int64_t D) {
   line("adamw", 7, [&](int64_t, int64_t i) { k.adamw({.lr = 1e-9}, x[0] + i, D, x[1] + i, x[2] + i, x[3] + i); });
 }
 
+// Packing alone; bytes: read once, written once.
+void packing(Bench& bench, int64_t T, int64_t D) {
+  Arena arena;
+  const Precision p = Precision::kBf16;
+  TrainContext<float> ctx{.kernels = bench.level(), .pool = bench.pool(), .arena = arena, .precision = p};
+  const int64_t bytes = std::max(std::max(left_bytes<float>(p, T, D), left_bytes<float>(p, D, T)),
+                                 std::max(right_bytes<float>(p, T, D), right_bytes<float>(p, D, T)));
+  arena.reserve(4 * T * D + bytes + 128);
+  auto* x = arena.take<float>(T * D);
+  auto* to = arena.take<std::byte>(bytes);
+  for (int64_t i = 0; i < T * D; ++i) x[i] = static_cast<float>(i % 101);
+  const auto line = [&](const char* name, auto&& pass) {
+    bench.line(fmt::format("{} [{}, {}] bf16", name, T, D), p, bench.pool().size(), 0, 6.0 * static_cast<double>(T * D),
+               pass);
+  };
+  line("pack_left", [&] { pack_left(ctx, x, D, T, D, false, to); });
+  line("pack_left^T", [&] { pack_left(ctx, x, D, D, T, true, to); });
+  line("pack_right", [&] { pack_right(ctx, x, D, T, D, false, to); });
+  line("pack_right^T", [&] { pack_right(ctx, x, D, D, T, true, to); });
+}
+
 int run(const Options& options) {
   const TrainKernels<float>* level = train_kernels_by_name(options.isa);
   if (level == nullptr) {
@@ -273,6 +294,7 @@ int run(const Options& options) {
     attention(bench, 1024, 128, 128, p);
     attention(bench, 4096, 192, 128, p);
   }
+  for (int64_t D : {256, 768, 3072}) packing(bench, 8192, D);
   rows(bench, 4096, 768);
   rows(bench, 512, 8192);
   rows(bench, 128, 50304);
