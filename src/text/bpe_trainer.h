@@ -2,10 +2,11 @@
 // Idea: every word is a row of tokens, at first one a byte. The pair of neighbours that occurs most often (the one with
 // the lower ids among equals) becomes a token, in every word that has it, until the vocabulary is full. A pair knows
 // the words where it came to be, so that a merge touches only those; pairs wait in a heap, and one whose count has
-// changed since it was put there is put back with the new one when it comes up. The result is that of Hugging Face
-// tokenizers to the last merge, also where its book-keeping shows: a pair's count stays as it was when the pair is
-// merged, and a pair that comes to be again in other words (a token made in two ways) waits a second time, with those
-// words alone. Source: Sennrich et al. 2016 (arXiv:1508.07909); Hugging Face tokenizers, models/bpe/trainer.
+// changed since it was put there is put back with the new one when it comes up.
+// The result is that of Hugging Face tokenizers to the last merge, also where its book-keeping shows: a pair's count
+// stays as it was when the pair is merged, and a pair that comes to be again in other words (a token made in two ways)
+// waits a second time, with those words alone.
+// Source: Sennrich et al. 2016 (arXiv:1508.07909); Hugging Face tokenizers, models/bpe/trainer.
 #pragma once
 
 #include <cstdint>

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 constexpr std::string_view kSeparator = "<|endoftext|>";
 constexpr uint64_t kLongestLine = uint64_t{64} << 20;
 constexpr size_t kPartBytes = size_t{256} << 10;  // a part ends at the first good place from here on
-constexpr size_t kLongestPart = 16 * kPartBytes;  // and at any line's end from here on
+constexpr size_t kLongestPart = 16 * kPartBytes;  // and at any character from here on
 constexpr std::string_view kBlank = " \t\r\n\v\f";
 
 enum class Kind { kText, kJsonLines, kByFirstByte };
@@ -38,12 +38,17 @@ bool is_blank(std::string_view line) {
   return line.find_first_not_of(kBlank) == std::string_view::npos;
 }
 
-// Whether a part may end after `before`, which ends in a line break: a word or sign, the break, then a letter.
-bool may_cut(std::string_view before, std::string_view after) {
-  if (after.empty() || before.size() < 2) return false;
-  const char* break_at = before.data() + before.size() - 1;
+// The first place from `from` on where a part may end; npos when there is none. Requires: valid UTF-8, from > 0.
+size_t find_cut(std::string_view text, size_t from) {
   const CharTable& table = char_table();
-  return !(table.at(utf8_before(before.data(), break_at)).bits & kSpace) && (table.at(after.data()).bits & kL);
+  const auto is_letter = [&](size_t at) { return CharTable::is_ascii_letter(text[at]); };
+  for (size_t at = from; at + 1 < text.size(); ++at) {
+    if (text[at] == ' ' && is_letter(at - 1) && is_letter(at + 1)) return at;
+    if (text[at] != '\n') continue;
+    const uint32_t before = table.at(utf8_before(text.data(), text.data() + at)).bits;
+    if (!(before & kSpace) && (table.at(text.data() + at + 1).bits & kL)) return at + 1;
+  }
+  return std::string_view::npos;
 }
 
 // The position of the first byte that is not UTF-8's.
@@ -107,7 +112,8 @@ struct DocumentReader::State {
   Kind kind = Kind::kText;
 
   std::string line;
-  std::string text;            // of a .txt document, not handed out yet
+  std::string text;            // of a document, not handed out yet
+  size_t searched = 0;         // bytes of it that have no place to cut
   bool begun = false;          // a part of it has been
   std::deque<TextPart> ready;  // parts to hand out
 
@@ -138,24 +144,42 @@ struct DocumentReader::State {
                       "Convert the file (iconv -t utf-8)",
                       at + 1, static_cast<unsigned char>(line[at])));
     }
-    if (text.size() >= kPartBytes && (text.size() >= kLongestPart || may_cut(text, line))) give_part(false);
     text += line;
     text += '\n';
+    give_long_text();
     return {};
   }
 
-  void give_part(bool ends) {
-    ready.push_back({std::move(text), !begun, ends});
-    text.clear();
+  void give_part(std::string part, bool ends) {
+    ready.push_back({std::move(part), !begun, ends});
     begun = !ends;
+  }
+
+  // Gives out parts as long as a long text has places to cut; the rest stays.
+  void give_long_text() {
+    size_t given = 0;
+    while (text.size() - given > kPartBytes) {
+      const std::string_view left = std::string_view(text).substr(given);
+      size_t cut = find_cut(left, std::max(searched, kPartBytes));
+      searched = left.size() - 1;  // the last byte has not been seen with what follows it
+      if (cut == std::string_view::npos && left.size() > kLongestPart) {
+        cut = kLongestPart;
+        while ((static_cast<unsigned char>(left[cut]) & 0xc0) == 0x80) --cut;
+      }
+      if (cut == std::string_view::npos) break;
+      give_part(std::string(left.substr(0, cut)), false);
+      given += cut;
+      searched = 0;
+    }
+    text.erase(0, given);
   }
 
   Status end_document() {
     const size_t last = text.find_last_not_of("\r\n");
     text.resize(last == std::string::npos ? 0 : last + 1);
-    if (begun || !is_blank(text)) give_part(true);
+    if (begun || !is_blank(text)) give_part(std::move(text), true);
     text.clear();
-    begun = false;
+    searched = 0;
     return {};
   }
 
@@ -171,22 +195,11 @@ struct DocumentReader::State {
                              chat ? ". Hint: conversations (\"messages\") are read by finetune --chat" : ""));
     }
     if (is_blank(whole)) return {};
-    bool first = true;
-    for (bool last = false; !last; first = false) {
-      size_t cut = whole.size();
-      for (size_t at = kPartBytes; at < whole.size();) {
-        at = whole.find('\n', at);
-        if (at == std::string_view::npos) break;
-        ++at;
-        if (at >= kLongestPart || may_cut(whole.substr(0, at), whole.substr(at))) {
-          cut = at;
-          break;
-        }
-      }
-      last = cut == whole.size();
-      ready.push_back({std::string(whole.substr(0, cut)), first, last});
-      whole.remove_prefix(cut);
-    }
+    text = whole;
+    give_long_text();
+    give_part(std::move(text), true);
+    text.clear();
+    searched = 0;
     return {};
   }
 

@@ -1,10 +1,11 @@
 // The documents of a corpus, one after the other: files of text and of JSON lines, plain or compressed, folders of
-// them, standard input. Idea: a document is handed out in parts of some hundred kilobytes, so that a book or a file
-// without separators needs no more memory than a story, and the work on it can be shared out. A part ends at a line's
-// end where every published pre-tokenizer has a border anyway (a word's end, one line break, a letter): the parts'
-// tokens are the document's. Documents of a .txt end at a line "<|endoftext|>" and at the file's end; blank lines
-// around them are no part of them. A .jsonl has one object a line with a string "text". A file of another name is one
-// or the other by its first byte.
+// them, standard input.
+// Idea: a document is handed out in parts of some hundred kilobytes, so that a book or a file without separators needs
+// no more memory than a story, and the work on it can be shared out. A part ends where every published pre-tokenizer
+// has a border anyway (before a space between two letters, after a line break between a sign and a letter): the parts'
+// tokens are the document's. Only text of megabytes without such a place is cut elsewhere.
+// Documents of a .txt end at a line "<|endoftext|>" and at the file's end; blank lines around them are no part of them.
+// A .jsonl has one object a line with a string "text". A file of another name is one or the other by its first byte.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,7 @@ Result<std::vector<std::string>> list_data_files(std::span<const std::string> ar
 struct TextPart {
   std::string text;     // valid UTF-8
   bool begins = false;  // the document's first part
-  bool ends = false;    // its last
+  bool ends = false;    // its last; may be empty when there was one before
 };
 
 class DocumentReader {

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -126,17 +127,20 @@ class Writer {
     Trailer trailer{};
     trailer.tokens = tokens_;
     trailer.documents = starts_.size() - 1;
-    const XXH128_hash_t hash = hash_.value();
-    trailer.hash[0] = hash.high64;
-    trailer.hash[1] = hash.low64;
     if (known_key == nullptr) {
-      key_hash.add(trailer.hash, sizeof trailer.hash);
+      const XXH128_hash_t content = hash_.value();
+      key_hash.add_number(content.high64);
+      key_hash.add_number(content.low64);
       const XXH128_hash_t made = key_hash.value();
       trailer.key[0] = made.high64;
       trailer.key[1] = made.low64;
     } else {
       std::copy_n(known_key, 2, trailer.key);
     }
+    hash_.add(&trailer, offsetof(Trailer, hash));
+    const XXH128_hash_t hash = hash_.value();
+    trailer.hash[0] = hash.high64;
+    trailer.hash[1] = hash.low64;
     std::memcpy(trailer.magic, kMagic, sizeof kMagic);
     *key = key_text(trailer.key);
     TRY(file_.write(std::as_bytes(std::span(&trailer, 1))));
@@ -220,7 +224,7 @@ Result<TokenStore> TokenStore::open(const std::string& path) {
   if (sizeof header + ids_bytes + (trailer.documents + 1) * sizeof(uint64_t) + sizeof trailer != bytes.size())
     return damaged(fmt::format("has {} bytes, which do not fit its {} tokens and {} documents", bytes.size(),
                                trailer.tokens, trailer.documents));
-  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size() - sizeof trailer);
+  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size() - sizeof trailer + offsetof(Trailer, hash));
   if (hash.high64 != trailer.hash[0] || hash.low64 != trailer.hash[1]) return damaged("does not match its checksum");
   store.ids_ = bytes.data() + sizeof header;
   store.bytes_per_id_ = static_cast<int>(header.bytes_per_id);
