@@ -105,10 +105,6 @@ struct Tile {
   const float* next;  // C of the tile that comes next, which is asked for meanwhile; null: it is in the cache
 };
 
-KERNEL_INLINE void prefetch_to_write(const float* p) {
-  __asm__ volatile("prefetchw %0" : : "m"(*p));
-}
-
 template <typename Unit, int R>
 inline void tile(const Tile& t) {
   Floats sum[R][2];
