@@ -27,4 +27,28 @@ const KernelTable* kernels_by_name(std::string_view name) {
   return nullptr;
 }
 
+std::span<const TrainKernels<float>* const> available_train_kernels() {
+  static const std::vector<const TrainKernels<float>*> levels = [] {
+    std::vector<const TrainKernels<float>*> found = {&kRefTrainKernels};
+#if defined(__x86_64__)
+    const CpuFeatures& cpu = cpu_features();
+    if (cpu.avx2) found.push_back(&kAvx2TrainKernels);
+    if (cpu.avx512) found.push_back(&kAvx512TrainKernels);
+    if (cpu.avx512_bf16) found.push_back(&kAvx512Bf16TrainKernels);
+#endif
+    return found;
+  }();
+  return levels;
+}
+
+const TrainKernels<float>* train_kernels_by_name(std::string_view name) {
+  const std::span<const TrainKernels<float>* const> levels = available_train_kernels();
+  if (name.empty()) return levels.back();
+  if (name == "avx512_vnni") name = "avx512";  // integers add nothing to training
+  for (const TrainKernels<float>* level : levels) {
+    if (level->name == name) return level;
+  }
+  return nullptr;
+}
+
 }  // namespace westlake

@@ -1,6 +1,8 @@
 // Operands, products and the arena: the parts of training that are the same at every level.
 #include "kernels/training.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 
 #include "base/check.h"
@@ -11,19 +13,14 @@ namespace {
 // Rows of C and panels of B of one task: 8192 entries of C, so that A's rows stay in L1 and B's panels in L2.
 constexpr int64_t kTaskRows = 128;
 constexpr int64_t kTaskPanels = 4;
-constexpr int64_t kPackRows = 32;
+// Rows and panels of one packing task: where x is read across its rows, 256 and 512 bytes of each.
+constexpr int64_t kPackRows = 64;
+constexpr int64_t kPackPanels = 4;
+
+constexpr int64_t kHugePage = 2 << 20;
 
 constexpr int64_t pieces(int64_t n, int64_t piece) {
   return (n + piece - 1) / piece;
-}
-
-template <typename Real>
-int64_t number_bytes(Precision p) {
-  return p == Precision::kBf16 ? 2 : static_cast<int64_t>(sizeof(Real));
-}
-
-int64_t padded_k(int64_t K) {
-  return pieces(K, kOperandK) * kOperandK;
 }
 
 }  // namespace
@@ -46,18 +43,21 @@ void Arena::reserve(int64_t bytes) {
   CHECK(used_ == 0);
   std::free(data_);
   capacity_ = std::max<int64_t>(pieces(bytes, 64) * 64, 64);
-  data_ = static_cast<std::byte*>(std::aligned_alloc(64, capacity_));
+  const int64_t page = capacity_ < kHugePage ? 64 : kHugePage;
+  data_ = static_cast<std::byte*>(std::aligned_alloc(page, pieces(capacity_, page) * page));
   CHECK(data_ != nullptr);
+  if (page == kHugePage)
+    madvise(data_, pieces(capacity_, page) * page, MADV_HUGEPAGE);  // not being granted is no error
 }
 
 template <typename Real>
 int64_t left_bytes(Precision p, int64_t M, int64_t K) {
-  return M * padded_k(K) * number_bytes<Real>(p);
+  return M * left_row_bytes<Real>(p, K);
 }
 
 template <typename Real>
 int64_t right_bytes(Precision p, int64_t K, int64_t N) {
-  return padded_k(K) * pieces(N, kPanelN) * kPanelN * number_bytes<Real>(p);
+  return pieces(N, kPanelN) * right_panel_bytes<Real>(p, K);
 }
 
 template <typename Real>
@@ -67,17 +67,17 @@ LeftOperand pack_left(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64
   ctx.for_pieces(M, kPackRows, [&](int64_t begin, int64_t end, int64_t, int) {
     ctx.kernels.pack_left(ctx.precision, x, ldx, transposed, begin, end - begin, K, to);
   });
-  return {to, M, K, padded_k(K) * number_bytes<Real>(ctx.precision)};
+  return {to, M, K, left_row_bytes<Real>(ctx.precision, K)};
 }
 
 template <typename Real>
 RightOperand pack_right(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t K, int64_t N, bool transposed,
                         std::byte* to) {
   if (to == nullptr) to = ctx.arena.template take<std::byte>(right_bytes<Real>(ctx.precision, K, N));
-  ctx.for_pieces(pieces(N, kPanelN), 1, [&](int64_t begin, int64_t end, int64_t, int) {
+  ctx.for_pieces(pieces(N, kPanelN), kPackPanels, [&](int64_t begin, int64_t end, int64_t, int) {
     ctx.kernels.pack_right(ctx.precision, x, ldx, transposed, begin, end - begin, K, N, to);
   });
-  return {to, K, N};
+  return {to, K, N, right_panel_bytes<Real>(ctx.precision, K)};
 }
 
 template <typename Real>
@@ -85,7 +85,7 @@ void multiply(TrainContext<Real>& ctx, std::span<const Product<Real>> products) 
   if (ctx.planning) return;
   int64_t tasks = 0, operations = 0;
   for (const Product<Real>& p : products) {
-    CHECK(p.a.K == p.b.K);
+    CHECK(p.a.K == p.b.K && p.b.panel_bytes > 0);
     tasks += pieces(p.a.M, kTaskRows) * pieces(pieces(p.b.N, kPanelN), kTaskPanels);
     operations += 2 * p.a.M * p.b.N * p.a.K;
   }

@@ -36,7 +36,7 @@ inline constexpr int64_t kOperandK = 32;
 // Columns of a panel: two registers of sixteen, two tiles.
 inline constexpr int64_t kPanelN = 32;
 
-// A [M, K]: rows of numbers of the operands' precision.
+// A [M, K]: rows of numbers of the operands' precision, k after k.
 struct LeftOperand {
   const std::byte* data = nullptr;
   int64_t M = 0, K = 0;
@@ -44,11 +44,40 @@ struct LeftOperand {
   LeftOperand rows(int64_t begin, int64_t n) const { return {data + begin * row_bytes, n, K, row_bytes}; }
 };
 
-// B [K, N] in panels of kPanelN columns, panel after panel; how a panel lies inside is the level's matter.
+// B [K, N] in panels of kPanelN columns, panel after panel. How a panel lies inside is the level's matter, except that
+// every kOperandK of k lie together and in order, so that a range of k is an operand as well.
 struct RightOperand {
   const std::byte* data = nullptr;
   int64_t K = 0, N = 0;
+  int64_t panel_bytes = 0;
 };
+
+template <typename Real>
+constexpr int64_t operand_number_bytes(Precision p) {
+  return p == Precision::kBf16 ? 2 : static_cast<int64_t>(sizeof(Real));
+}
+constexpr int64_t padded_k(int64_t K) {
+  return (K + kOperandK - 1) / kOperandK * kOperandK;
+}
+// An odd number of cache lines: rows a power of two apart would fall into few sets of the first cache.
+template <typename Real>
+constexpr int64_t left_row_bytes(Precision p, int64_t K) {
+  return (padded_k(K) * operand_number_bytes<Real>(p) + 63) / 64 * 64 / 128 * 128 + 64;
+}
+template <typename Real>
+constexpr int64_t right_panel_bytes(Precision p, int64_t K) {
+  return padded_k(K) * kPanelN * operand_number_bytes<Real>(p);
+}
+
+// k in [begin, begin + n) of an operand. Requires: both are multiples of kOperandK, or it ends where the operand does.
+template <typename Real>
+LeftOperand k_range(Precision p, const LeftOperand& a, int64_t begin, int64_t n) {
+  return {a.data + begin * operand_number_bytes<Real>(p), a.M, n, a.row_bytes};
+}
+template <typename Real>
+RightOperand k_range(Precision p, const RightOperand& b, int64_t begin, int64_t n) {
+  return {b.data + begin * kPanelN * operand_number_bytes<Real>(p), n, b.N, b.panel_bytes};
+}
 
 // C [M, N] = A B, or += A B. Requires: a.K == b.K.
 template <typename Real>
@@ -60,7 +89,7 @@ struct Product {
   bool add = false;
 };
 
-// Causal attention of one head of one row of tokens, within documents:
+// Causal attention of one head of one row of tokens, within documents (doc_start[i] <= i):
 //   p[i, j] = softmax_j(scale q[i] . k[j]), j in [doc_start[i], i];  out[i] = sum_j p[i, j] v[j]
 template <typename Real>
 struct TrainAttendArgs {
@@ -71,7 +100,7 @@ struct TrainAttendArgs {
   int64_t q_stride = 0, k_stride = 0, v_stride = 0;
   int64_t k_dim = 0, v_dim = 0;
   const int32_t* doc_start = nullptr;  // [T], ascending; the first token of the document that token i belongs to
-  Real scale = 1;
+  Real scale = 1;                      // > 0
   Precision precision = Precision::kFull;
   Real* out = nullptr;  // [T, v_dim]
   int64_t out_stride = 0;

@@ -3,8 +3,8 @@
 
 #include <cmath>
 #include <cstring>
-#include <vector>
 
+#include "kernels/levels.h"
 #include "tensor/scalar.h"
 
 namespace westlake {
@@ -26,45 +26,41 @@ Real load_number(Precision p, const std::byte* row, int64_t i) {
 }
 
 template <typename Real>
-int64_t row_bytes(Precision p, int64_t K) {
-  return (K + kOperandK - 1) / kOperandK * kOperandK * (p == Precision::kBf16 ? 2 : static_cast<int64_t>(sizeof(Real)));
-}
-
-template <typename Real>
 void pack_left(Precision p, const Real* x, int64_t ldx, bool transposed, int64_t row, int64_t n, int64_t K,
                std::byte* operand) {
-  const int64_t bytes = row_bytes<Real>(p, K);
+  const int64_t bytes = left_row_bytes<Real>(p, K);
   for (int64_t m = row; m < row + n; ++m) {
-    std::memset(operand + m * bytes, 0, bytes);
-    for (int64_t k = 0; k < K; ++k) {
-      store_number(p, transposed ? x[k * ldx + m] : x[m * ldx + k], operand + m * bytes, k);
+    for (int64_t k = 0; k < padded_k(K); ++k) {
+      store_number(p, k >= K ? Real(0) : transposed ? x[k * ldx + m] : x[m * ldx + k], operand + m * bytes, k);
     }
   }
 }
 
-// A column of the panel after the other, each like a row of a left operand.
+// A panel: kPanelN numbers of a k after those of the other.
 template <typename Real>
 void pack_right(Precision p, const Real* x, int64_t ldx, bool transposed, int64_t panel, int64_t n, int64_t K,
                 int64_t N, std::byte* operand) {
-  const int64_t bytes = row_bytes<Real>(p, K);
-  for (int64_t c = panel * kPanelN; c < (panel + n) * kPanelN; ++c) {
-    std::memset(operand + c * bytes, 0, bytes);
-    for (int64_t k = 0; c < N && k < K; ++k) {
-      store_number(p, transposed ? x[c * ldx + k] : x[k * ldx + c], operand + c * bytes, k);
+  const int64_t bytes = right_panel_bytes<Real>(p, K);
+  for (int64_t i = panel; i < panel + n; ++i) {
+    for (int64_t k = 0; k < padded_k(K); ++k) {
+      for (int64_t j = 0; j < kPanelN; ++j) {
+        const int64_t c = i * kPanelN + j;
+        const Real number = k >= K || c >= N ? Real(0) : transposed ? x[c * ldx + k] : x[k * ldx + c];
+        store_number(p, number, operand + i * bytes, k * kPanelN + j);
+      }
     }
   }
 }
 
 template <typename Real>
 void multiply(Precision p, const Product<Real>& product, int64_t row, int64_t m, int64_t panel, int64_t n) {
-  const int64_t K = product.a.K, bytes = row_bytes<Real>(p, K);
   const int64_t end = std::min((panel + n) * kPanelN, product.b.N);
   for (int64_t i = row; i < row + m; ++i) {
     for (int64_t c = panel * kPanelN; c < end; ++c) {
       Real sum = 0;
-      for (int64_t k = 0; k < K; ++k) {
+      for (int64_t k = 0; k < product.a.K; ++k) {
         sum += load_number<Real>(p, product.a.data + i * product.a.row_bytes, k) *
-               load_number<Real>(p, product.b.data + c * bytes, k);
+               load_number<Real>(p, product.b.data + c / kPanelN * product.b.panel_bytes, k * kPanelN + c % kPanelN);
       }
       Real& out = product.c[i * product.ldc + c];
       out = product.add ? out + sum : sum;
@@ -229,26 +225,14 @@ constexpr TrainKernels<Real> ref_table() {
   };
 }
 
-constexpr TrainKernels<float> kFloat = ref_table<float>();
 constexpr TrainKernels<double> kDouble = ref_table<double>();
-constexpr const TrainKernels<float>* kLevels[] = {&kFloat};
 
 }  // namespace
 
+constinit const TrainKernels<float> kRefTrainKernels = ref_table<float>();
+
 const TrainKernels<double>& ref_train_kernels_double() {
   return kDouble;
-}
-
-std::span<const TrainKernels<float>* const> available_train_kernels() {
-  return kLevels;
-}
-
-const TrainKernels<float>* train_kernels_by_name(std::string_view name) {
-  if (name.empty()) return kLevels[std::size(kLevels) - 1];
-  for (const TrainKernels<float>* level : kLevels) {
-    if (level->name == name) return level;
-  }
-  return nullptr;
 }
 
 }  // namespace westlake
