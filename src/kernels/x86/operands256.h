@@ -5,6 +5,12 @@ KERNEL_INLINE Floats sqrt(Floats a) {
   return _mm256_sqrt_ps(a);
 }
 
+// Lanes [begin, end) of v, the others of `other`; the range may reach beyond the lanes at both ends.
+KERNEL_INLINE Floats keep_range(Floats v, Floats other, int64_t begin, int64_t end) {
+  const Ints mask = _mm256_andnot_si256(first(begin), first(end));
+  return _mm256_blendv_ps(other, v, as_floats(mask));
+}
+
 // The upper halves are bfloat16 of a, to nearest even; the lower halves are zero. A NaN stays one.
 KERNEL_INLINE Ints round_bf16(Floats a) {
   const Ints bits = _mm256_castps_si256(a);

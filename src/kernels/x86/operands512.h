@@ -5,6 +5,14 @@ KERNEL_INLINE Floats sqrt(Floats a) {
   return _mm512_sqrt_ps(a);
 }
 
+// Lanes [begin, end) of v, the others of `other`; the range may reach beyond the lanes at both ends.
+KERNEL_INLINE __mmask16 lanes_below(int64_t n) {
+  return n <= 0 ? __mmask16{0} : n >= 16 ? static_cast<__mmask16>(0xffff) : first(n);
+}
+KERNEL_INLINE Floats keep_range(Floats v, Floats other, int64_t begin, int64_t end) {
+  return _mm512_mask_mov_ps(other, static_cast<__mmask16>(lanes_below(end) & ~lanes_below(begin)), v);
+}
+
 #if WESTLAKE_BF16
 // Two registers of floats as bfloat16, to nearest even: a in the lower half. Numbers below 2^-126 become zero.
 KERNEL_INLINE Ints to_bf16(Floats a, Floats b) {

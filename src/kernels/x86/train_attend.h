@@ -5,80 +5,94 @@
 //   dV += P^T dO   dP = dO V^T   dS = P (dP - delta) scale   dQ = dS K   dK += dS^T Q        delta = rowsum(dO O)
 //
 // The probabilities of a row of tokens are never held whole. Forward: a block of kQueryBlock queries meets blocks of
-// kKeyBlock keys, ascending; the running maximum and sum of a row rescale what was summed before. Backward: P again
-// from lse; S and dP are computed transposed, so that P^T and dS^T are left operands as they lie.
-// All products are multiply_block on packed operands: keys and values are packed once for all query blocks, queries
-// once a block. Blocks outside [doc_start, i] are skipped; in those at its border what is outside is set to nothing.
+// kKeyBlock keys, ascending; the running maximum and sum of a query rescale what was summed before. Backward: P again
+// from lse. Everything is transposed, a row a key and a lane a query, so that maxima and sums run down the lanes:
+//
+//   S^T = K Q^T    O^T += V^T P^T      dP^T = V dO^T    dV += P^T dO    dK += dS^T Q    dQ^T += K^T dS^T
+//
+// All are multiply_block on packed operands. Keys and values are packed once for all query blocks, queries once a
+// block; P^T and dS^T are written as operands by the pass that makes them. Sums over blocks stay in scratch: in the
+// caller's rows, many heads apart, they would fall into few sets of the caches. Blocks outside [doc_start, i] are
+// skipped; in those at its border what is outside is set to nothing.
 //
 // Shapes: q, k [T, k_dim], v, out, dout [T, v_dim]; FLOPs of a pair of blocks: 2 kQueryBlock kKeyBlock (k_dim + v_dim)
-// forward, 2 .. (3 k_dim + 2 v_dim) backward; the arithmetic units are the limit, and exp a third of it at k_dim = 64.
+// forward, 2 .. (3 k_dim + 2 v_dim) backward; the arithmetic units are the limit.
 // Order: blocks ascend and are of fixed size: an output depends on nothing but its inputs.
+//
+// Lost: a row a query: half of the time at k_dim = 64 went into sums across lanes and clearing parts of rows.
 namespace training {
 
 constexpr int64_t kQueryBlock = 64;
-constexpr int64_t kKeyBlock = 128;     // forward: scores of a pair of blocks are 32 KB
-constexpr int64_t kBackKeyBlock = 64;  // backward: two of 16 KB
+constexpr int64_t kKeyBlock = 64;
+constexpr int64_t kColumns = kQueryBlock / kLanes;  // registers of a row
+static_assert(kQueryBlock % kOperandK == 0 && kKeyBlock % kOperandK == 0);
 
-// ---------------------------------------------------------------------------------------------------------- operands
+// ------------------------------------------------------------------------------------------------------------ scratch
 
 // Memory of scratch, cut from the front. With null it only counts.
 class Cut {
  public:
-  explicit Cut(std::byte* at) : begin_(at), at_(0) {}
+  explicit Cut(std::byte* begin) : begin_(begin) {}
   std::byte* bytes(int64_t n) {
-    std::byte* p = begin_ == nullptr ? nullptr : begin_ + at_;
-    at_ += (n + 63) / 64 * 64;
+    std::byte* p = begin_ == nullptr ? nullptr : begin_ + used_;
+    used_ += (n + 63) / 64 * 64;
     return p;
   }
+  // Of an operand with numbers of float32, so that one size serves both precisions.
+  std::byte* left(int64_t M, int64_t K) { return bytes(M * left_row_bytes<float>(Precision::kFull, K)); }
+  std::byte* right(int64_t K, int64_t N) {
+    return bytes((N + kPanelN - 1) / kPanelN * right_panel_bytes<float>(Precision::kFull, K));
+  }
   float* floats(int64_t n) { return reinterpret_cast<float*>(bytes(4 * n)); }
-  int64_t used() const { return at_; }
+  int64_t used() const { return used_; }
 
  private:
   std::byte* begin_;
-  int64_t at_;
+  int64_t used_ = 0;
 };
 
-inline int64_t right_operand_bytes(int64_t K, int64_t N) {
-  return (N + kPanelN - 1) / kPanelN * right_panel_bytes<float>(Precision::kFull, K);
-}
-inline int64_t left_operand_bytes(int64_t M, int64_t K) {
-  return M * left_row_bytes<float>(Precision::kFull, K);
-}
-
-// Scratch of the forward pass. Sized for float32 operands, so that one size serves both precisions.
 struct Forward {
-  std::byte *keys, *values;  // K^T [k_dim, T], V [T, v_dim]: right operands
-  std::byte *queries, *p;    // a block: left operands
-  float* scores;             // [kQueryBlock, kKeyBlock]
-  explicit Forward(Cut& cut, int64_t T, int64_t k_dim, int64_t v_dim)
-      : keys(cut.bytes(right_operand_bytes(k_dim, T))),
-        values(cut.bytes(right_operand_bytes(T, v_dim))),
-        queries(cut.bytes(left_operand_bytes(kQueryBlock, k_dim))),
-        p(cut.bytes(left_operand_bytes(kQueryBlock, kKeyBlock))),
-        scores(cut.floats(kQueryBlock * kKeyBlock)) {}
+  std::byte *keys, *values_t;  // left: K [T, k_dim], V^T [v_dim, T]
+  std::byte *queries_t, *p_t;  // right, of a block: Q^T [k_dim, queries], P^T [keys, queries]
+  float *scores, *out_t;       // S^T [keys, queries], O^T [v_dim, queries]
+  float *top, *total, *keep;   // [queries]: largest score, sum of exponentials, what rescales earlier sums
+  Forward(Cut& cut, int64_t T, int64_t k_dim, int64_t v_dim)
+      : keys(cut.left(T, k_dim)),
+        values_t(cut.left(v_dim, T)),
+        queries_t(cut.right(k_dim, kQueryBlock)),
+        p_t(cut.right(kKeyBlock, kQueryBlock)),
+        scores(cut.floats(kKeyBlock * kQueryBlock)),
+        out_t(cut.floats(v_dim * kQueryBlock)),
+        top(cut.floats(kQueryBlock)),
+        total(cut.floats(kQueryBlock)),
+        keep(cut.floats(kQueryBlock)) {}
 };
 
 struct Backward {
-  std::byte *keys, *values;        // K [T, k_dim], V [T, v_dim]: left operands, of S^T and dP^T
-  std::byte* keys_right;           // K [T, k_dim]: of dQ
-  std::byte *queries_t, *douts_t;  // Q^T [k_dim, block], dO^T [v_dim, block]: right operands
-  std::byte *queries, *douts;      // Q [block, k_dim], dO [block, v_dim]: right operands
-  std::byte *p_t, *ds_t, *ds;      // left operands
-  float *p, *dp;                   // P^T and dP^T of a pair of blocks; dP^T becomes dS^T
-  float *lse, *delta;              // of the block's queries
-  explicit Backward(Cut& cut, int64_t T, int64_t k_dim, int64_t v_dim)
-      : keys(cut.bytes(left_operand_bytes(T, k_dim))),
-        values(cut.bytes(left_operand_bytes(T, v_dim))),
-        keys_right(cut.bytes(right_operand_bytes(T, k_dim))),
-        queries_t(cut.bytes(right_operand_bytes(k_dim, kQueryBlock))),
-        douts_t(cut.bytes(right_operand_bytes(v_dim, kQueryBlock))),
-        queries(cut.bytes(right_operand_bytes(kQueryBlock, k_dim))),
-        douts(cut.bytes(right_operand_bytes(kQueryBlock, v_dim))),
-        p_t(cut.bytes(left_operand_bytes(kBackKeyBlock, kQueryBlock))),
-        ds_t(cut.bytes(left_operand_bytes(kBackKeyBlock, kQueryBlock))),
-        ds(cut.bytes(left_operand_bytes(kQueryBlock, kBackKeyBlock))),
-        p(cut.floats(kBackKeyBlock * kQueryBlock)),
-        dp(cut.floats(kBackKeyBlock * kQueryBlock)),
+  std::byte *keys, *values, *keys_t;  // left: K [T, k_dim], V [T, v_dim], K^T [k_dim, T]
+  std::byte *queries_t, *douts_t;     // right, of a block: Q^T [k_dim, queries], dO^T [v_dim, queries]
+  std::byte *queries, *douts;         // right: Q [queries, k_dim], dO [queries, v_dim]
+  std::byte *p_t, *ds_t;              // left: P^T, dS^T [keys, queries]
+  std::byte* ds_right;                // right: dS^T [keys, queries]
+  float *scores, *dp;                 // S^T, dP^T [keys, queries]
+  float *dk, *dv, *dq_t;              // [T, k_dim], [T, v_dim], [k_dim, queries]
+  float *lse, *delta;                 // [queries]
+  Backward(Cut& cut, int64_t T, int64_t k_dim, int64_t v_dim)
+      : keys(cut.left(T, k_dim)),
+        values(cut.left(T, v_dim)),
+        keys_t(cut.left(k_dim, T)),
+        queries_t(cut.right(k_dim, kQueryBlock)),
+        douts_t(cut.right(v_dim, kQueryBlock)),
+        queries(cut.right(kQueryBlock, k_dim)),
+        douts(cut.right(kQueryBlock, v_dim)),
+        p_t(cut.left(kKeyBlock, kQueryBlock)),
+        ds_t(cut.left(kKeyBlock, kQueryBlock)),
+        ds_right(cut.right(kKeyBlock, kQueryBlock)),
+        scores(cut.floats(kKeyBlock * kQueryBlock)),
+        dp(cut.floats(kKeyBlock * kQueryBlock)),
+        dk(cut.floats(T * k_dim)),
+        dv(cut.floats(T * v_dim)),
+        dq_t(cut.floats(k_dim * kQueryBlock)),
         lse(cut.floats(kQueryBlock)),
         delta(cut.floats(kQueryBlock)) {}
 };
@@ -93,11 +107,16 @@ inline std::byte* aligned_scratch(std::byte* scratch) {
   return reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
 }
 
+// ------------------------------------------------------------------------------------------------------------- blocks
+
 KERNEL_INLINE int64_t least(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-// c [m, n] (+)= rows of words times panels of words, both packed for K.
+template <Precision P>
+constexpr int64_t kNumberBytes = 4 / kNumbers<P>;
+
+// c [m, n] (+)= rows of words times panels of words, of K numbers each.
 template <Precision P>
 inline void product(const std::byte* a, int64_t a_row, int64_t m, const std::byte* b, int64_t panel_bytes, int64_t n,
                     int64_t K, float* c, int64_t ldc, bool add) {
@@ -105,92 +124,167 @@ inline void product(const std::byte* a, int64_t a_row, int64_t m, const std::byt
   if constexpr (P == Precision::kBf16) return multiply_block<Bf16Unit>(block);
   multiply_block<FullUnit>(block);
 }
-template <Precision P>
-constexpr int64_t kNumberBytes = 4 / kNumbers<P>;
 
-// ----------------------------------------------------------------------------------------------------------- forward
-
-constexpr float kNone = -1e30f;
-
-// Of keys [j0, j0 + keys): those that query i sees, counted from j0. Empty: begin == end.
-struct KeyRange {
-  int64_t begin, end;
+// What a pair of blocks has to do: queries [i0, i0 + queries), keys [j0, j0 + keys).
+struct Pair {
+  const TrainAttendArgs<float>& a;
+  int64_t i0, queries, j0, keys;
+  int64_t rows;  // keys, and as many more as fill the words of an operand
+  bool border;   // some query does not see some key
+  Pair(const TrainAttendArgs<float>& args, int64_t query, int64_t key)
+      : a(args),
+        i0(query),
+        queries(least(a.T - i0, kQueryBlock)),
+        j0(key),
+        keys(least(a.T - j0, kKeyBlock)),
+        rows((keys + 7) / 8 * 8),
+        border(j0 + keys > i0 || a.doc_start[i0 + queries - 1] > j0 || queries < kQueryBlock || rows != keys) {}
 };
-inline KeyRange keys_seen(const TrainAttendArgs<float>& a, int64_t i, int64_t j0, int64_t keys) {
-  const int64_t end = least(keys, i + 1 - j0), begin = a.doc_start[i] > j0 ? a.doc_start[i] - j0 : 0;
-  return end <= begin ? KeyRange{0, 0} : KeyRange{begin, end};
+
+// Queries that see a key, counted from i0: from the key itself to the last of its document, since doc_start ascends.
+// Asked for keys in ascending order.
+class Seen {
+ public:
+  explicit Seen(const Pair& p) : p_(p) {}
+  void next(int64_t row) {
+    const int64_t key = p_.j0 + row;
+    while (end < p_.queries && p_.a.doc_start[p_.i0 + end] <= key) ++end;
+    begin = key > p_.i0 ? least(key - p_.i0, end) : 0;
+    if (row >= p_.keys) begin = end;
+  }
+  int64_t begin = 0, end = 0;
+
+ private:
+  const Pair& p_;
+};
+
+// exp, for a result that is rounded to the operands' precision: to 2^-18 for bfloat16, by the Taylor series of 2^r.
+template <Precision P>
+KERNEL_INLINE Floats exp_for(Floats x) {
+  if constexpr (P == Precision::kFull) return exp(x);
+  x = max(set(-200.0f), mul(x, set(0x1.715476p+0f)));  // a NaN passes
+  const Floats n = round_even(x), r = sub(x, n);
+  Floats p = set(0x1.5d87fep-10f);
+  p = fma(p, r, set(0x1.3b2ab6p-7f));
+  p = fma(p, r, set(0x1.c6b08ep-5f));
+  p = fma(p, r, set(0x1.ebfbep-3f));
+  p = fma(p, r, set(0x1.62e43p-1f));
+  p = fma(p, r, set(1.0f));
+  return scale_by_power(p, n);
 }
 
-// top: the largest score of each query so far, and now of these keys too; keep = exp(old top - new).
-inline void next_tops(const TrainAttendArgs<float>& a, const float* scores, int64_t i0, int64_t queries, int64_t j0,
-                      int64_t keys, float* top, float* keep) {
-  for (int64_t i = 0; i < queries; ++i) {
-    const KeyRange seen = keys_seen(a, i0 + i, j0, keys);
-    keep[i] = top[i];
-    if (seen.end == 0) continue;
-    const float most = a.scale * largest_of(scores + i * kKeyBlock + seen.begin, seen.end - seen.begin);
-    if (most > top[i]) top[i] = most;
+// y[c * ld + r] = x[r * kQueryBlock + c] for c < n, r < dim.
+inline void store_transposed(const float* x, int64_t dim, int64_t n, float* y, int64_t ld) {
+  for (int64_t r = 0; r < dim; r += kLanes) {
+    for (int64_t c = 0; c < n; c += kLanes) {
+      Ints v[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) v[i] = r + i < dim ? load_i(x + (r + i) * kQueryBlock + c) : zero_i();
+      transpose_all(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (c + i < n) store_some(y + (c + i) * ld + r, as_floats(v[i]), dim - r);
+      }
+    }
   }
-  for (int64_t i = 0; i < kQueryBlock; i += kLanes) store(keep + i, exp(sub(load(keep + i), load(top + i))));
 }
 
-inline void scale_row(float* x, float by, int64_t n) {
-  for_lanes(n, [&](int64_t i, int64_t m) { store_some(x + i, mul(load_some(x + i, m), set(by)), m); });
+// ------------------------------------------------------------------------------------------------------------ forward
+
+constexpr float kNone = -1e30f;  // the largest score before there is one
+
+// Scores of keys that a query does not see become -infinity, of which exp is zero.
+inline void mask_scores(const Pair& p, float* scores) {
+  Seen seen(p);
+  const Floats nothing = set(-__builtin_inff());
+  for (int64_t j = 0; j < p.rows; ++j) {
+    seen.next(j);
+    if (seen.begin == 0 && seen.end == kQueryBlock) continue;
+    float* row = scores + j * kQueryBlock;
+    for (int64_t c = 0; c < kQueryBlock; c += kLanes)
+      store(row + c, keep_range(load(row + c), nothing, seen.begin - c, seen.end - c));
+  }
 }
 
-// p[0, n) = exp(scale p - top) in [begin, end), zero elsewhere; returns their sum.
-inline float exp_row(float* p, float scale, float top, int64_t begin, int64_t end, int64_t n) {
-  Floats sums = zero();
-  std::memset(p, 0, static_cast<size_t>(begin) * 4);
-  const Floats factor = set(scale), less = set(-top);
-  int64_t j = begin;
-  for (; j + kLanes <= end; j += kLanes) {
-    const Floats e = exp(fma(load(p + j), factor, less));
-    store(p + j, e);
-    sums = add(sums, e);
+// top = max(top, scores), keep = exp(scale (old top - top))
+inline void next_tops(const float* scores, int64_t rows, float scale, float* top, float* keep) {
+  Floats most[kColumns];
+#pragma GCC unroll 8
+  for (int c = 0; c < kColumns; ++c) most[c] = load(top + c * kLanes);
+  for (int64_t j = 0; j < rows; ++j) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kColumns; ++c) most[c] = max(most[c], load(scores + j * kQueryBlock + c * kLanes));
   }
-  if (j < end) {
-    store_part(p + j, exp(fma(load_part(p + j, end - j), factor, less)), end - j);
-    sums = add(sums, load_part(p + j, end - j));
+#pragma GCC unroll 8
+  for (int c = 0; c < kColumns; ++c) {
+    store(keep + c * kLanes, exp(mul(set(scale), sub(load(top + c * kLanes), most[c]))));
+    store(top + c * kLanes, most[c]);
   }
-  std::memset(p + end, 0, static_cast<size_t>(n - end) * 4);
-  return sum(sums);
+}
+
+// P^T = exp(scale (S^T - top)) as a right operand; total = total keep + its sums.
+template <Precision P>
+inline void exponentials(const float* scores, int64_t rows, float scale, const float* top, const float* keep,
+                         float* total, std::byte* p_t, int64_t panel_bytes) {
+  const Floats factor = set(scale);
+  for (int64_t c = 0; c < kQueryBlock; c += kLanes) {
+    std::byte* out = p_t + c / kPanelN * panel_bytes + c % kPanelN * 4;
+    const Floats most = load(top + c);
+    Floats even = zero(), odd = zero();
+    for (int64_t j = 0; j < rows; j += 2) {
+      const float* row = scores + j * kQueryBlock + c;
+      const Floats x = exp_for<P>(mul(factor, sub(load(row), most)));
+      const Floats y = exp_for<P>(mul(factor, sub(load(row + kQueryBlock), most)));
+      even = add(even, x);
+      odd = add(odd, y);
+      if constexpr (P == Precision::kBf16) {
+        store_i(out + j / 2 * kPanelBytes, pair_bf16(x, y));
+      } else {
+        store_i(out + j * kPanelBytes, as_ints(x));
+        store_i(out + (j + 1) * kPanelBytes, as_ints(y));
+      }
+    }
+    store(total + c, fma(load(total + c), load(keep + c), add(even, odd)));
+  }
+}
+
+// x[r] *= by, for rows of kQueryBlock.
+inline void scale_columns(float* x, int64_t dim, const float* by) {
+  for (int64_t c = 0; c < kQueryBlock; c += kLanes) {
+    const Floats factor = load(by + c);
+    for (int64_t r = 0; r < dim; ++r) store(x + r * kQueryBlock + c, mul(load(x + r * kQueryBlock + c), factor));
+  }
 }
 
 template <Precision P>
 inline void attend_at(const TrainAttendArgs<float>& a) {
   Cut cut(aligned_scratch(a.scratch));
   const Forward s(cut, a.T, a.k_dim, a.v_dim);
-  const int64_t q_row = left_row_bytes<float>(P, a.k_dim), p_row = left_row_bytes<float>(P, kKeyBlock);
-  const int64_t key_panel = right_panel_bytes<float>(P, a.k_dim), value_panel = right_panel_bytes<float>(P, a.T);
-  pack_panels_transposed<P>(a.k, a.k_stride, a.T, a.k_dim, s.keys, key_panel);
-  pack_panels<P>(a.v, a.v_stride, a.v_dim, a.T, s.values, value_panel);
+  const int64_t key_row = left_row_bytes<float>(P, a.k_dim), value_row = left_row_bytes<float>(P, a.T);
+  const int64_t query_panel = right_panel_bytes<float>(P, a.k_dim), p_panel = right_panel_bytes<float>(P, kKeyBlock);
+  pack_rows<P>(a.k, a.k_stride, a.T, a.k_dim, s.keys, key_row);
+  pack_rows_transposed<P>(a.v, a.v_stride, a.v_dim, a.T, s.values_t, value_row);
   for (int64_t i0 = 0; i0 < a.T; i0 += kQueryBlock) {
     const int64_t queries = least(a.T - i0, kQueryBlock);
-    pack_rows<P>(a.q + i0 * a.q_stride, a.q_stride, queries, a.k_dim, s.queries, q_row);
-    alignas(64) float top[kQueryBlock], total[kQueryBlock];  // so far; a top of kNone: no key yet
-    for (int64_t i = 0; i < kQueryBlock; ++i) top[i] = kNone, total[i] = 0;
+    pack_panels_transposed<P>(a.q + i0 * a.q_stride, a.q_stride, queries, a.k_dim, s.queries_t, query_panel);
+    for (int64_t i = 0; i < kQueryBlock; ++i) s.top[i] = kNone, s.total[i] = 0;
     const int64_t first_key = a.doc_start[i0] / kKeyBlock * kKeyBlock;
     for (int64_t j0 = first_key; j0 < i0 + queries; j0 += kKeyBlock) {
-      const int64_t keys = least(i0 + queries - j0, kKeyBlock), padded = padded_k(keys);
-      product<P>(s.queries, q_row, queries, s.keys + j0 / kPanelN * key_panel, key_panel, keys, a.k_dim, s.scores,
-                 kKeyBlock, false);
-      alignas(64) float keep[kQueryBlock] = {};
-      next_tops(a, s.scores, i0, queries, j0, keys, top, keep);
-      for (int64_t i = 0; i < queries; ++i) {
-        const KeyRange seen = keys_seen(a, i0 + i, j0, keys);
-        const float added = exp_row(s.scores + i * kKeyBlock, a.scale, top[i], seen.begin, seen.end, padded);
-        total[i] = total[i] * keep[i] + added;
-        if (j0 > first_key && keep[i] != 1.0f) scale_row(a.out + (i0 + i) * a.out_stride, keep[i], a.v_dim);
-      }
-      pack_rows<P>(s.scores, kKeyBlock, queries, padded, s.p, p_row);
-      product<P>(s.p, p_row, queries, s.values + j0 * kPanelN * kNumberBytes<P>, value_panel, a.v_dim, padded,
-                 a.out + i0 * a.out_stride, a.out_stride, j0 > first_key);
+      const Pair pair(a, i0, j0);
+      // Columns beyond the queries hold anything, and stay by themselves.
+      product<P>(s.keys + j0 * key_row, key_row, pair.keys, s.queries_t, query_panel, kQueryBlock, a.k_dim, s.scores,
+                 kQueryBlock, false);
+      if (pair.border) mask_scores(pair, s.scores);
+      next_tops(s.scores, pair.rows, a.scale, s.top, s.keep);
+      exponentials<P>(s.scores, pair.rows, a.scale, s.top, s.keep, s.total, s.p_t, p_panel);
+      if (j0 > first_key) scale_columns(s.out_t, a.v_dim, s.keep);
+      product<P>(s.values_t + j0 * kNumberBytes<P>, value_row, a.v_dim, s.p_t, p_panel, kQueryBlock, pair.keys, s.out_t,
+                 kQueryBlock, j0 > first_key);
     }
-    for (int64_t i = 0; i < queries; ++i) {
-      scale_row(a.out + (i0 + i) * a.out_stride, 1.0f / total[i], a.v_dim);
-      a.lse[i0 + i] = top[i] + std::log(total[i]);
-    }
+    for (int64_t i = 0; i < queries; ++i) a.lse[i0 + i] = a.scale * s.top[i] + std::log(s.total[i]);
+    for (int64_t c = 0; c < kQueryBlock; c += kLanes) store(s.keep + c, div(set(1.0f), load(s.total + c)));
+    scale_columns(s.out_t, a.v_dim, s.keep);
+    store_transposed(s.out_t, a.v_dim, queries, a.out + i0 * a.out_stride, a.out_stride);
   }
 }
 
@@ -199,21 +293,60 @@ inline void attend(const TrainAttendArgs<float>& a) {
   attend_at<Precision::kFull>(a);
 }
 
-// ---------------------------------------------------------------------------------------------------------- backward
+// ----------------------------------------------------------------------------------------------------------- backward
 
-// Of key j, whose row of P^T and dP^T over n queries are p and dp: p = exp(scale p - lse), dp = p (dp - delta) scale.
-inline void probabilities_back(float* p, float* dp, const float* lse, const float* delta, float scale, int64_t n) {
-  const Floats factor = set(scale);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const Floats e = exp(sub(mul(load(p + i), factor), load(lse + i)));
-    store(p + i, e);
-    store(dp + i, mul(mul(e, factor), sub(load(dp + i), load(delta + i))));
+// kLanes words, or twice as many, along a row.
+template <Precision P>
+KERNEL_INLINE void store_along(std::byte* row, int64_t c, Floats a, Floats b) {
+  if constexpr (P == Precision::kBf16) {
+    store_i(row + 2 * c, to_bf16(a, b));
+  } else {
+    store_i(row + 4 * c, as_ints(a));
+    store_i(row + 4 * (c + kLanes), as_ints(b));
   }
 }
-// Requires: begin <= end.
-inline void clear_outside(float* row, int64_t begin, int64_t end, int64_t n) {
-  std::memset(row, 0, static_cast<size_t>(begin) * 4);
-  std::memset(row + end, 0, static_cast<size_t>(n - end) * 4);
+
+// From S^T and dP^T: P^T = exp(scale S^T - lse) and dS^T = P^T (dP^T - delta) scale, as operands.
+template <Precision P, bool kBorder>
+inline void probabilities_back(const Pair& p, const Backward& s, int64_t row_bytes, int64_t panel_bytes) {
+  const Floats factor = set(p.a.scale);
+  for (int64_t c = 0; c < kQueryBlock; c += 2 * kLanes) {
+    Seen seen(p);
+    const Floats lse[2] = {load(s.lse + c), load(s.lse + c + kLanes)};
+    const Floats delta[2] = {load(s.delta + c), load(s.delta + c + kLanes)};
+    std::byte* right = s.ds_right + c / kPanelN * panel_bytes + c % kPanelN * 4;
+    for (int64_t j = 0; j < p.rows; j += 2) {
+      Floats ds[2][2];
+#pragma GCC unroll 2
+      for (int64_t r = 0; r < 2; ++r) {
+        const float *scores = s.scores + (j + r) * kQueryBlock + c, *dp = s.dp + (j + r) * kQueryBlock + c;
+        if constexpr (kBorder) seen.next(j + r);
+        Floats e[2];
+#pragma GCC unroll 2
+        for (int64_t i = 0; i < 2; ++i) {
+          e[i] = exp_for<P>(sub(mul(load(scores + i * kLanes), factor), lse[i]));
+          ds[r][i] = mul(mul(e[i], factor), sub(load(dp + i * kLanes), delta[i]));
+          if constexpr (kBorder) {
+            const int64_t at = c + i * kLanes;
+            e[i] = keep_range(e[i], zero(), seen.begin - at, seen.end - at);
+            ds[r][i] = keep_range(ds[r][i], zero(), seen.begin - at, seen.end - at);
+          }
+        }
+        store_along<P>(s.p_t + (j + r) * row_bytes, c, e[0], e[1]);
+        store_along<P>(s.ds_t + (j + r) * row_bytes, c, ds[r][0], ds[r][1]);
+      }
+#pragma GCC unroll 2
+      for (int64_t i = 0; i < 2; ++i) {
+        std::byte* out = right + i * kLanes * 4;
+        if constexpr (P == Precision::kBf16) {
+          store_i(out + j / 2 * kPanelBytes, pair_bf16(ds[0][i], ds[1][i]));
+        } else {
+          store_i(out + j * kPanelBytes, as_ints(ds[0][i]));
+          store_i(out + (j + 1) * kPanelBytes, as_ints(ds[1][i]));
+        }
+      }
+    }
+  }
 }
 
 template <Precision P>
@@ -221,13 +354,15 @@ inline void attend_backward_at(const TrainAttendArgs<float>& a, const TrainAtten
   Cut cut(aligned_scratch(a.scratch));
   const Backward s(cut, a.T, a.k_dim, a.v_dim);
   const int64_t key_row = left_row_bytes<float>(P, a.k_dim), value_row = left_row_bytes<float>(P, a.v_dim);
-  const int64_t key_panel = right_panel_bytes<float>(P, a.T), block_row = left_row_bytes<float>(P, kQueryBlock);
+  const int64_t key_t_row = left_row_bytes<float>(P, a.T), pair_row = left_row_bytes<float>(P, kQueryBlock);
   const int64_t q_t_panel = right_panel_bytes<float>(P, a.k_dim), do_t_panel = right_panel_bytes<float>(P, a.v_dim);
-  const int64_t block_panel = right_panel_bytes<float>(P, kQueryBlock);
-  static_assert(kQueryBlock == kBackKeyBlock && kQueryBlock % kOperandK == 0);
+  const int64_t block_panel = right_panel_bytes<float>(P, kQueryBlock),
+                ds_panel = right_panel_bytes<float>(P, kKeyBlock);
   pack_rows<P>(a.k, a.k_stride, a.T, a.k_dim, s.keys, key_row);
   pack_rows<P>(a.v, a.v_stride, a.T, a.v_dim, s.values, value_row);
-  pack_panels<P>(a.k, a.k_stride, a.k_dim, a.T, s.keys_right, key_panel);
+  pack_rows_transposed<P>(a.k, a.k_stride, a.k_dim, a.T, s.keys_t, key_t_row);
+  std::memset(s.dk, 0, static_cast<size_t>(a.T * a.k_dim) * 4);
+  std::memset(s.dv, 0, static_cast<size_t>(a.T * a.v_dim) * 4);
   for (int64_t i0 = 0; i0 < a.T; i0 += kQueryBlock) {
     const int64_t queries = least(a.T - i0, kQueryBlock);
     const float *q = a.q + i0 * a.q_stride, *dout = g.dout + i0 * g.dout_stride;
@@ -235,42 +370,31 @@ inline void attend_backward_at(const TrainAttendArgs<float>& a, const TrainAtten
     pack_panels_transposed<P>(dout, g.dout_stride, queries, a.v_dim, s.douts_t, do_t_panel);
     pack_panels<P>(q, a.q_stride, a.k_dim, queries, s.queries, block_panel);
     pack_panels<P>(dout, g.dout_stride, a.v_dim, queries, s.douts, block_panel);
-    for (int64_t i = 0; i < kQueryBlock; ++i) {
-      const bool there = i < queries;
-      s.lse[i] = there ? a.lse[i0 + i] : 0;
-      s.delta[i] = there ? dot(dout + i * g.dout_stride, a.out + (i0 + i) * a.out_stride, a.v_dim) : 0;
+    for (int64_t i = 0; i < queries; ++i) {
+      s.lse[i] = a.lse[i0 + i];
+      s.delta[i] = dot(dout + i * g.dout_stride, a.out + (i0 + i) * a.out_stride, a.v_dim);
     }
-    const int64_t first_key = a.doc_start[i0] / kBackKeyBlock * kBackKeyBlock;
-    for (int64_t j0 = first_key; j0 < i0 + queries; j0 += kBackKeyBlock) {
-      const int64_t keys = least(a.T - j0, kBackKeyBlock);
-      // S^T and dP^T [keys, queries]: columns beyond the queries hold anything, until they are cleared below.
-      product<P>(s.keys + j0 * key_row, key_row, keys, s.queries_t, q_t_panel, kQueryBlock, a.k_dim, s.p, kQueryBlock,
-                 false);
-      product<P>(s.values + j0 * value_row, value_row, keys, s.douts_t, do_t_panel, kQueryBlock, a.v_dim, s.dp,
+    const int64_t first_key = a.doc_start[i0] / kKeyBlock * kKeyBlock;
+    for (int64_t j0 = first_key; j0 < i0 + queries; j0 += kKeyBlock) {
+      const Pair pair(a, i0, j0);
+      product<P>(s.keys + j0 * key_row, key_row, pair.keys, s.queries_t, q_t_panel, kQueryBlock, a.k_dim, s.scores,
                  kQueryBlock, false);
-      // Queries that see key j: from j itself to the last one of its document, a range, since doc_start ascends.
-      int64_t seen = 0;
-      const bool border = j0 + keys > i0 || a.doc_start[i0 + queries - 1] > j0 || queries < kQueryBlock;
-      for (int64_t j = 0; j < keys; ++j) {
-        float *p = s.p + j * kQueryBlock, *dp = s.dp + j * kQueryBlock;
-        probabilities_back(p, dp, s.lse, s.delta, a.scale, kQueryBlock);
-        if (border) {
-          while (seen < queries && a.doc_start[i0 + seen] <= j0 + j) ++seen;
-          const int64_t begin = j0 + j > i0 ? least(j0 + j - i0, seen) : 0;
-          clear_outside(p, begin, seen, kQueryBlock);
-          clear_outside(dp, begin, seen, kQueryBlock);
-        }
-      }
-      pack_rows<P>(s.p, kQueryBlock, keys, kQueryBlock, s.p_t, block_row);
-      pack_rows<P>(s.dp, kQueryBlock, keys, kQueryBlock, s.ds_t, block_row);
-      pack_rows_transposed<P>(s.dp, kQueryBlock, queries, keys, s.ds, block_row);
-      product<P>(s.p_t, block_row, keys, s.douts, block_panel, a.v_dim, queries, g.dv + j0 * g.dv_stride, g.dv_stride,
+      product<P>(s.values + j0 * value_row, value_row, pair.keys, s.douts_t, do_t_panel, kQueryBlock, a.v_dim, s.dp,
+                 kQueryBlock, false);
+      pair.border ? probabilities_back<P, true>(pair, s, pair_row, ds_panel)
+                  : probabilities_back<P, false>(pair, s, pair_row, ds_panel);
+      product<P>(s.p_t, pair_row, pair.keys, s.douts, block_panel, a.v_dim, queries, s.dv + j0 * a.v_dim, a.v_dim,
                  true);
-      product<P>(s.ds_t, block_row, keys, s.queries, block_panel, a.k_dim, queries, g.dk + j0 * g.dk_stride,
-                 g.dk_stride, true);
-      product<P>(s.ds, block_row, queries, s.keys_right + j0 * kPanelN * kNumberBytes<P>, key_panel, a.k_dim, keys,
-                 g.dq + i0 * g.dq_stride, g.dq_stride, j0 > first_key);
+      product<P>(s.ds_t, pair_row, pair.keys, s.queries, block_panel, a.k_dim, queries, s.dk + j0 * a.k_dim, a.k_dim,
+                 true);
+      product<P>(s.keys_t + j0 * kNumberBytes<P>, key_t_row, a.k_dim, s.ds_right, ds_panel, kQueryBlock, pair.keys,
+                 s.dq_t, kQueryBlock, j0 > first_key);
     }
+    store_transposed(s.dq_t, a.k_dim, queries, g.dq + i0 * g.dq_stride, g.dq_stride);
+  }
+  for (int64_t j = 0; j < a.T; ++j) {
+    axpy(1.0f, s.dk + j * a.k_dim, a.k_dim, g.dk + j * g.dk_stride);
+    axpy(1.0f, s.dv + j * a.v_dim, a.v_dim, g.dv + j * g.dv_stride);
   }
 }
 

@@ -35,6 +35,11 @@ KERNEL_INLINE Ints words_across(const float* x, int64_t ldx, int64_t rows, int64
   return pair_bf16(a, rows > 1 ? load_some(x + ldx, n) : zero());
 }
 
+// Asks for a line to be written.
+KERNEL_INLINE void prefetch_to_write(const void* p) {
+  __asm__ volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
+}
+
 template <Precision P>
 inline int64_t padded_words(int64_t K) {
   return (K + kOperandK - 1) / kOperandK * kOperandK / kNumbers<P>;
@@ -50,36 +55,51 @@ inline void pack_rows(const float* x, int64_t ldx, int64_t n, int64_t K, std::by
   }
 }
 
-// The same from columns of x: row m from x[k * ldx + m].
+// The same from columns of x: row m from x[k * ldx + m]. Rows of x lie far apart: what the next words need is asked for
+// one line after the other, and so are the lines that they will be written to.
 template <Precision P>
 inline void pack_rows_transposed(const float* x, int64_t ldx, int64_t n, int64_t K, std::byte* out, int64_t row_bytes) {
   const int64_t words = padded_words<P>(K);
+  constexpr int64_t kStep = kLanes * kNumbers<P>;
   for (int64_t w = 0; w < words; w += kLanes) {
+    const float* from = x + w * kNumbers<P> * ldx;
+    const int64_t k = w * kNumbers<P>, ahead = K - k - kStep < kStep ? K - k - kStep : kStep;
     for (int64_t m = 0; m < n; m += kLanes) {
+      for (int64_t i = 0; i < ahead; ++i) prefetch(reinterpret_cast<const std::byte*>(from + (kStep + i) * ldx + m));
       Ints v[kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        const int64_t k = (w + i) * kNumbers<P>;
-        v[i] = words_across<P>(x + k * ldx + m, ldx, K - k, n - m);
-      }
+      for (int i = 0; i < kLanes; ++i)
+        v[i] = words_across<P>(from + i * kNumbers<P> * ldx + m, ldx, K - k - i * kNumbers<P>, n - m);
       transpose_all(v);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        if (m + i < n) store_i(out + (m + i) * row_bytes + 4 * w, v[i]);
+        if (m + i >= n) break;
+        std::byte* to = out + (m + i) * row_bytes + 4 * w;
+        store_i(to, v[i]);
+        if (ahead > 0) prefetch_to_write(to + 4 * kLanes);
       }
     }
   }
 }
 
-// n columns in panels `panel_bytes` apart, from x[k * ldx + column].
+// n columns in panels `panel_bytes` apart, from x[k * ldx + column]. A row of x is a few lines: those of the rows after
+// the next are asked for.
 template <Precision P>
 inline void pack_panels(const float* x, int64_t ldx, int64_t n, int64_t K, std::byte* out, int64_t panel_bytes) {
+  constexpr int64_t kAhead = 16;
   const int64_t words = padded_words<P>(K), columns = (n + kPanelN - 1) / kPanelN * kPanelN;
   for (int64_t w = 0; w < words; ++w) {
     const int64_t k = w * kNumbers<P>;
-    for (int64_t c = 0; c < columns; c += kLanes)
+    const float* row = x + k * ldx;
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      if (k + kAhead + 1 < K) {
+#pragma GCC unroll 2
+        for (int64_t i = 0; i < kNumbers<P>; ++i)
+          prefetch(reinterpret_cast<const std::byte*>(row + (kAhead + i) * ldx + c));
+      }
       store_i(out + c / kPanelN * panel_bytes + w * (4 * kPanelN) + c % kPanelN * 4,
-              words_across<P>(x + k * ldx + c, ldx, K - k, n - c));
+              words_across<P>(row + c, ldx, K - k, n - c));
+    }
   }
 }
 

@@ -102,6 +102,7 @@ struct Tile {
   int64_t ldc;
   int64_t columns;  // of C, 1 .. kTileColumns
   bool add;
+  const float* next;  // C of the tile that comes next, which is asked for meanwhile; null: it is in the cache
 };
 
 template <typename Unit, int R>
@@ -109,6 +110,12 @@ inline void tile(const Tile& t) {
   Floats sum[R][2];
 #pragma GCC unroll 14
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = zero();
+  if (t.next != nullptr) {
+    for (int r = 0; r < R; ++r) {
+      prefetch_to_write(t.next + r * t.ldc);
+      prefetch_to_write(t.next + r * t.ldc + kLanes);
+    }
+  }
   const bool whole = t.columns == kTileColumns;
   if (t.add) {
 #pragma GCC unroll 14
@@ -190,6 +197,7 @@ struct Block {
   float* c;
   int64_t ldc;
   bool add;
+  bool c_far = false;  // C is not in the first caches
 };
 
 // The rows in as few tiles as can be, and those as equal as can be: a tile of twelve rows keeps the units as busy as
@@ -204,8 +212,11 @@ inline void multiply_block(const Block& p) {
       const int64_t columns = p.n - column < kTileColumns ? p.n - column : kTileColumns;
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t row = i * p.m / tiles, end = (i + 1) * p.m / tiles;
+        const float* next = nullptr;
+        if (p.c_far && i + 1 < tiles) next = p.c + end * p.ldc + column;
+        if (p.c_far && i + 1 == tiles && column + kTileColumns < p.n) next = p.c + column + kTileColumns;
         tile_of_rows<Unit>(end - row, {p.a + row * p.a_row + 4 * w, p.a_row, b, words, p.c + row * p.ldc + column,
-                                       p.ldc, columns, p.add || w > 0});
+                                       p.ldc, columns, p.add || w > 0, next});
       }
     }
   }
@@ -227,6 +238,7 @@ inline void multiply(Precision p, const Product<float>& product, int64_t row, in
                        words_of(p, product.a.K),
                        product.c + row * product.ldc + begin,
                        product.ldc,
-                       product.add};
+                       product.add,
+                       true};
   return p == Precision::kBf16 ? multiply_block<Bf16Unit>(block) : multiply_block<FullUnit>(block);
 }
