@@ -14,7 +14,8 @@ constexpr int64_t kNumberPiece = 1 << 16;  // numbers of a task of streaming wor
 
 template <typename Real>
 LinearTape<Real> linear_tape(TrainContext<Real>& ctx, int64_t T, int64_t K) {
-  return {ctx.arena.template take<std::byte>(right_bytes<Real>(ctx.precision, T, K)), T, K};
+  return {ctx.arena.template take<std::byte>(right_bytes<Real>(ctx.precision, T, K)), T, K,
+          right_panel_bytes<Real>(ctx.precision, T)};
 }
 
 template <typename Real>

@@ -14,8 +14,8 @@ namespace westlake {
 template <typename Real>
 struct LinearTape {
   std::byte* memory = nullptr;
-  int64_t T = 0, K = 0;
-  RightOperand x() const { return {memory, T, K}; }
+  int64_t T = 0, K = 0, panel_bytes = 0;
+  RightOperand x() const { return {memory, T, K, panel_bytes}; }
 };
 
 // Tapes are taken before the scratch of the layer, so that they stay when it is released; forward fills them.

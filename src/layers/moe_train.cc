@@ -38,25 +38,29 @@ template <typename Real>
 class GroupOperands {
  public:
   GroupOperands(TrainContext<Real>& ctx, const MoeGroups& groups, int64_t E)
-      : ctx_(ctx), groups_(groups), E_(E), p_(ctx.precision) {}
+      : ctx_(ctx), groups_(groups), E_(E), p_(ctx.precision), left_start_(E + 1) {
+    for (int64_t e = 0; !ctx.planning && e < E; ++e)
+      left_start_[e + 1] = left_start_[e] + left_row_bytes<Real>(p_, rows_of(e));
+  }
 
   int64_t rows_of(int64_t e) const { return groups_.start[e + 1] - groups_.start[e]; }
 
   // x: [pairs, M]. x^T of every group, from the arena.
   std::byte* pack_left(const Real* x, int64_t M, int64_t pairs) {
-    std::byte* to = ctx_.arena.template take<std::byte>(left_bytes<Real>(p_, M, operand_rows(pairs, E_)));
+    // Rows of every group, at the most: those of all pairs, and a group's padding.
+    const int64_t row_bytes = left_row_bytes<Real>(p_, pairs) + E_ * left_row_bytes<Real>(p_, kOperandK);
+    std::byte* to = ctx_.arena.template take<std::byte>(M * row_bytes);
     const int64_t parts = pieces(M, kPackRows);
     ctx_.for_pieces(E_ * parts, 1, [&](int64_t i, int64_t, int64_t, int) {
       const int64_t e = i / parts, row = i % parts * kPackRows, n = rows_of(e);
       if (n == 0) return;
       ctx_.kernels.pack_left(p_, x + groups_.start[e] * M, M, true, row, std::min(kPackRows, M - row), n,
-                             to + left_bytes<Real>(p_, M, groups_.operand_start[e]));
+                             to + M * left_start_[e]);
     });
     return to;
   }
   LeftOperand left(const std::byte* base, int64_t M, int64_t e) const {
-    return {base + left_bytes<Real>(p_, M, groups_.operand_start[e]), M, rows_of(e),
-            left_bytes<Real>(p_, 1, rows_of(e))};
+    return {base + M * left_start_[e], M, rows_of(e), left_row_bytes<Real>(p_, rows_of(e))};
   }
 
   // x: [pairs, N]. x of every group, into `to`.
@@ -70,7 +74,8 @@ class GroupOperands {
     });
   }
   RightOperand right(const std::byte* base, int64_t N, int64_t e) const {
-    return {base + right_bytes<Real>(p_, groups_.operand_start[e], N), rows_of(e), N};
+    return {base + right_bytes<Real>(p_, groups_.operand_start[e], N), rows_of(e), N,
+            right_panel_bytes<Real>(p_, rows_of(e))};
   }
 
  private:
@@ -78,6 +83,7 @@ class GroupOperands {
   const MoeGroups& groups_;
   int64_t E_;
   Precision p_;
+  std::vector<int64_t> left_start_;  // bytes of a row in all groups before, as left operands
 };
 
 // Rows of x [N, D] in the order of the groups.

@@ -324,7 +324,8 @@ void TrainModel<Real>::pack_weights(TrainContext<Real>& ctx) {
     const Precision precision = s.precision_of(p, ctx.precision);
     for (const bool transposed : {true, false}) {
       const int64_t K = transposed ? p.cols : p.rows, N = transposed ? p.rows : p.cols;
-      (transposed ? p.forward : p.backward) = {at, K, N};
+      const RightOperand operand = {at, K, N, right_panel_bytes<Real>(precision, K)};
+      (transposed ? p.forward : p.backward) = operand;
       jobs.push_back({precision, &p, transposed, at, K, N, tasks});
       tasks += round_up(round_up(N, kPanelN) / kPanelN, kPackPanels) / kPackPanels;
       at += right_bytes<Real>(precision, K, N);
