@@ -265,7 +265,7 @@ void packing(Bench& bench, int64_t T, int64_t D) {
   TrainContext<float> ctx{.kernels = bench.level(), .pool = bench.pool(), .arena = arena, .precision = p};
   const int64_t bytes = std::max(std::max(left_bytes<float>(p, T, D), left_bytes<float>(p, D, T)),
                                  std::max(right_bytes<float>(p, T, D), right_bytes<float>(p, D, T)));
-  arena.reserve(4 * T * D + bytes + 128);
+  arena.reserve(4 * T * D + 3 * bytes + 256);
   auto* x = arena.take<float>(T * D);
   auto* to = arena.take<std::byte>(bytes);
   for (int64_t i = 0; i < T * D; ++i) x[i] = static_cast<float>(i % 101);
@@ -276,6 +276,17 @@ void packing(Bench& bench, int64_t T, int64_t D) {
   line("pack_left", [&] { pack_left(ctx, x, D, T, D, false, to); });
   line("pack_left^T", [&] { pack_left(ctx, x, D, D, T, true, to); });
   line("pack_right", [&] { pack_right(ctx, x, D, T, D, false, to); });
+  const auto both = [&](const char* name, bool columns_left) {
+    const double more = 2.0 * static_cast<double>(T * D);
+    bench.line(fmt::format("{} [{}, {}] bf16", name, T, D), p, bench.pool().size(), 0,
+               6.0 * static_cast<double>(T * D) + more, [&] {
+                 const int64_t mark = arena.mark();
+                 columns_left ? void(pack_grad(ctx, x, D, T, D)) : void(pack_input(ctx, x, D, T, D));
+                 arena.release(mark);
+               });
+  };
+  both("pack_input", false);
+  both("pack_grad", true);
   line("pack_right^T", [&] { pack_right(ctx, x, D, D, T, true, to); });
 }
 

@@ -103,6 +103,37 @@ TEST_P(TrainLevels, RangesOfKAreOperands) {
   }
 }
 
+// Both operands of a matrix in pieces of rows: the bytes that packing each alone gives.
+TEST_P(TrainLevels, BothOperandsAtOnce) {
+  struct Shape {
+    int64_t T, D;
+  };
+  for (const Shape& shape : {Shape{1, 1}, {31, 5}, {32, 32}, {33, 64}, {64, 100}, {100, 33}, {96, 17}}) {
+    for (Precision p : {Precision::kFull, Precision::kBf16}) {
+      for (bool left : {false, true}) {
+        const int64_t T = shape.T, D = shape.D, ldx = D + 3;
+        Guarded x(T * ldx, 1);
+        Rng rng(5);
+        for (int64_t i = 0; i < x.size(); ++i) x.data()[i] = static_cast<float>(rng.normal());
+        const int64_t columns_bytes = left ? left_bytes<float>(p, D, T) : right_bytes<float>(p, T, D);
+        OperandMemory rows(left_bytes<float>(p, T, D)), columns(columns_bytes);
+        OperandMemory rows_alone(left_bytes<float>(p, T, D)), columns_alone(columns_bytes);
+        for (int64_t row = 0; row < T; row += 32)
+          level_->pack_both(p, x.data() + row * ldx, ldx, row, std::min<int64_t>(32, T - row), T, D, rows.data(),
+                            columns.data(), left);
+        level_->pack_left(p, x.data(), ldx, false, 0, T, D, rows_alone.data());
+        left ? level_->pack_left(p, x.data(), ldx, true, 0, D, T, columns_alone.data())
+             : level_->pack_right(p, x.data(), ldx, false, 0, (D + kPanelN - 1) / kPanelN, T, D, columns_alone.data());
+        ASSERT_TRUE(rows.intact() && columns.intact());
+        EXPECT_EQ(std::memcmp(rows.data(), rows_alone.data(), left_bytes<float>(p, T, D)), 0) << T << " x " << D;
+        EXPECT_EQ(std::memcmp(columns.data(), columns_alone.data(), columns_bytes), 0) << T << " x " << D;
+        const float* none = nullptr;
+        level_->pack_both(p, none, ldx, 0, 0, 0, D, nullptr, nullptr, left);
+      }
+    }
+  }
+}
+
 // All of several products in one region, with any number of threads: the bits of each alone.
 TEST_P(TrainLevels, ManyProductsAndThreads) {
   const ProductCase cases[] = {{.M = 300, .N = 70, .K = 96}, {.M = 1, .N = 1, .K = 32}, {.M = 129, .N = 300, .K = 33}};

@@ -138,6 +138,12 @@ struct TrainKernels {
   // k.
   void (*pack_right)(Precision p, const Real* x, int64_t ldx, bool transposed, int64_t panel, int64_t n, int64_t K,
                      int64_t N, std::byte* operand);
+  // Both operands that a matrix of tokens [T, D] serves as, from one reading. x is at row `row` of it, n rows are
+  // there: they become rows of `rows`, a plain left operand [T, D], and k of `columns`: for an input the right operand
+  // [T, D] of dW, for a gradient (columns_left) its left operand [D, T]. Either may be null. Requires: row % kOperandK
+  // == 0, and n % kOperandK == 0 or these are the last rows.
+  void (*pack_both)(Precision p, const Real* x, int64_t ldx, int64_t row, int64_t n, int64_t T, int64_t D,
+                    std::byte* rows, std::byte* columns, bool columns_left);
   // Rows [row, row + m) and panels [panel, panel + n) of one product.
   void (*multiply)(Precision p, const Product<Real>& product, int64_t row, int64_t m, int64_t panel, int64_t n);
 
@@ -242,6 +248,20 @@ LeftOperand pack_left(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64
 template <typename Real>
 RightOperand pack_right(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t K, int64_t N, bool transposed,
                         std::byte* to = nullptr);
+
+// What products read of an input x [T, D] of a layer, and of a gradient dy [T, D] of its output.
+struct InputOperands {
+  LeftOperand rows;      // [T, D]: y = x W^T
+  RightOperand columns;  // [T, D]: dW = dy^T x
+};
+struct GradOperands {
+  LeftOperand rows;     // [T, D]: dx = dy W
+  LeftOperand columns;  // [D, T]: dW = dy^T x
+};
+template <typename Real>
+InputOperands pack_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D);
+template <typename Real>
+GradOperands pack_grad(TrainContext<Real>& ctx, const Real* dy, int64_t ldy, int64_t T, int64_t D);
 
 // All products in one parallel region; the work of all is cut over the threads together.
 template <typename Real>

@@ -53,6 +53,24 @@ void pack_right(Precision p, const Real* x, int64_t ldx, bool transposed, int64_
 }
 
 template <typename Real>
+void pack_both(Precision p, const Real* x, int64_t ldx, int64_t row, int64_t n, int64_t T, int64_t D, std::byte* rows,
+               std::byte* columns, bool columns_left) {
+  if (rows != nullptr) pack_left(p, x, ldx, false, 0, n, D, rows + row * left_row_bytes<Real>(p, D));
+  if (columns == nullptr) return;
+  const int64_t bytes = columns_left ? left_row_bytes<Real>(p, T) : right_panel_bytes<Real>(p, T);
+  for (int64_t c = 0; c < (columns_left ? D : (D + kPanelN - 1) / kPanelN * kPanelN); ++c) {
+    for (int64_t k = row; k < row + padded_k(n); ++k) {
+      const Real number = c < D && k < row + n ? x[(k - row) * ldx + c] : Real(0);
+      if (columns_left) {
+        store_number(p, number, columns + c * bytes, k);
+      } else {
+        store_number(p, number, columns + c / kPanelN * bytes, k * kPanelN + c % kPanelN);
+      }
+    }
+  }
+}
+
+template <typename Real>
 void multiply(Precision p, const Product<Real>& product, int64_t row, int64_t m, int64_t panel, int64_t n) {
   const int64_t end = std::min((panel + n) * kPanelN, product.b.N);
   for (int64_t i = row; i < row + m; ++i) {
@@ -208,6 +226,7 @@ constexpr TrainKernels<Real> ref_table() {
       .name = "ref",
       .pack_left = pack_left<Real>,
       .pack_right = pack_right<Real>,
+      .pack_both = pack_both<Real>,
       .multiply = multiply<Real>,
       .attend = attend<Real>,
       .attend_backward = attend_backward<Real>,

@@ -152,3 +152,19 @@ inline void pack_right(Precision p, const float* x, int64_t ldx, bool transposed
   if (p == Precision::kBf16) return pack_right_at<Precision::kBf16>(x, ldx, transposed, panel, n, K, N, operand);
   pack_right_at<Precision::kFull>(x, ldx, transposed, panel, n, K, N, operand);
 }
+
+template <Precision P>
+inline void pack_both_at(const float* x, int64_t ldx, int64_t row, int64_t n, int64_t T, int64_t D, std::byte* rows,
+                         std::byte* columns, bool columns_left) {
+  const int64_t row_bytes = left_row_bytes<float>(P, D);
+  if (rows != nullptr) pack_rows<P>(x, ldx, n, D, rows + row * row_bytes, row_bytes);
+  if (columns == nullptr) return;
+  const int64_t k_bytes = 4 / kNumbers<P>;
+  if (columns_left) return pack_rows_transposed<P>(x, ldx, D, n, columns + row * k_bytes, left_row_bytes<float>(P, T));
+  pack_panels<P>(x, ldx, D, n, columns + row * kPanelN * k_bytes, right_panel_bytes<float>(P, T));
+}
+inline void pack_both(Precision p, const float* x, int64_t ldx, int64_t row, int64_t n, int64_t T, int64_t D,
+                      std::byte* rows, std::byte* columns, bool columns_left) {
+  if (p == Precision::kBf16) return pack_both_at<Precision::kBf16>(x, ldx, row, n, T, D, rows, columns, columns_left);
+  pack_both_at<Precision::kFull>(x, ldx, row, n, T, D, rows, columns, columns_left);
+}

@@ -5,6 +5,7 @@ constexpr TrainKernels<float> train_table(std::string_view name) {
       .name = name,
       .pack_left = pack_left,
       .pack_right = pack_right,
+      .pack_both = pack_both,
       .multiply = multiply,
       .attend = training::attend,
       .attend_backward = training::attend_backward,
