@@ -28,7 +28,7 @@ class TrainBed {
   // Computes the loss; with backward its gradients are written to the inputs' and added to the parameters'.
   using Body = std::function<double(TrainContext<Real>& ctx, bool backward)>;
 
-  explicit TrainBed(uint64_t seed = 1, int threads = 2)
+  explicit TrainBed(uint64_t seed = 1, int threads = 1)
       : pool_(threads), rng_(seed), ctx_{test_train_kernels(Real()), pool_, arena_} {}
 
   Param<Real>* matrix(const std::string& name, int64_t rows, int64_t cols) {

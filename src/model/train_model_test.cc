@@ -136,7 +136,7 @@ TEST(TrainModel, GradientsByDifferences) {
     const TestBatch batch(2, 9, config.vocab_size, 3);
     TrainOptions options;
     options.balance_weight = config.n_routed_experts > 0 ? 0.4 : 0;
-    Trainer<double> t(random_model<double>(config), ref_train_kernels_double(), 2, 9, options);
+    Trainer<double> t(random_model<double>(config), ref_train_kernels_double(), 2, 9, options, 1);
     t.model.loss_and_gradients(t.ctx, batch.view(), options);
     Rng rng(5);
     std::vector<std::vector<double>> grads;
