@@ -1,4 +1,5 @@
-// Training's kernels in plain C++, for float and for double: the truth. Sums run in ascending order.
+// Training's kernels in plain C++, for float and for double: the truth. Sums run in ascending order, those of
+// products in double, whatever Real is: the steps of an optimiser that follows signs magnify rounding.
 #include "kernels/training.h"
 
 #include <cmath>
@@ -75,13 +76,13 @@ void multiply(Precision p, const Product<Real>& product, int64_t row, int64_t m,
   const int64_t end = std::min((panel + n) * kPanelN, product.b.N);
   for (int64_t i = row; i < row + m; ++i) {
     for (int64_t c = panel * kPanelN; c < end; ++c) {
-      Real sum = 0;
+      double sum = 0;
       for (int64_t k = 0; k < product.a.K; ++k) {
-        sum += load_number<Real>(p, product.a.data + i * product.a.row_bytes, k) *
+        sum += static_cast<double>(load_number<Real>(p, product.a.data + i * product.a.row_bytes, k)) *
                load_number<Real>(p, product.b.data + c / kPanelN * product.b.panel_bytes, k * kPanelN + c % kPanelN);
       }
       Real& out = product.c[i * product.ldc + c];
-      out = product.add ? out + sum : sum;
+      out = static_cast<Real>(product.add ? static_cast<double>(out) + sum : sum);
     }
   }
 }
