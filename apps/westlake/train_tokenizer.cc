@@ -73,7 +73,8 @@ Status write_folder(const std::string& folder, const std::string& tokenizer, con
 }
 
 Status run(const Options& options) {
-  if (fs::exists(options.out) && !is_directory(options.out))
+  std::error_code error;
+  if (fs::exists(options.out, error) && !is_directory(options.out))
     return make_error(Code::kInvalidArgument, "{}: is there and is no folder", options.out);
   TRY_ASSIGN(std::vector<std::string> files, list_data_files(options.data));
   TRY_ASSIGN(TokenizerTrainer trainer, TokenizerTrainer::create(options.trainer));

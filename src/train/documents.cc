@@ -20,8 +20,9 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kSeparator = "<|endoftext|>";
 constexpr uint64_t kLongestLine = uint64_t{64} << 20;
-constexpr size_t kPartBytes = size_t{256} << 10;  // a part ends at the first good place from here on
-constexpr size_t kLongestPart = 16 * kPartBytes;  // and at any character from here on
+constexpr size_t kPartBytes = size_t{256} << 10;             // a part ends at the first good place from here on
+constexpr size_t kLongestPart = 16 * kPartBytes;             // and at any character from here on
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // what some editors put before UTF-8
 constexpr std::string_view kBlank = " \t\r\n\v\f";
 
 enum class Kind { kText, kJsonLines, kByFirstByte };
@@ -110,6 +111,7 @@ struct DocumentReader::State {
   std::optional<TextReader> reader;
   std::string place;  // of the file
   Kind kind = Kind::kText;
+  bool at_start = false;  // no line of the file has been read
 
   std::string line;
   std::string text;            // of a document, not handed out yet
@@ -128,6 +130,7 @@ struct DocumentReader::State {
     if (!made.ok()) return made.error();
     reader.emplace(std::move(made).value());
     kind = kind_of(path);
+    at_start = true;
     return {};
   }
 
@@ -215,6 +218,8 @@ struct DocumentReader::State {
       reader.reset();
       return true;
     }
+    if (at_start && line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
+    at_start = false;
     if (kind == Kind::kByFirstByte && !is_blank(line))
       kind = line[line.find_first_not_of(kBlank)] == '{' ? Kind::kJsonLines : Kind::kText;
     TRY(kind == Kind::kJsonLines ? add_json_line() : add_text_line());

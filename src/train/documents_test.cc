@@ -47,6 +47,11 @@ TEST_F(Documents, text_ends_at_separators) {
             (Texts{"  indented\n\n\nend"}));
   EXPECT_EQ(read("d.txt", "not <|endoftext|> at a line\n <|endoftext|>\n"),
             (Texts{"not <|endoftext|> at a line\n <|endoftext|>"}));
+  EXPECT_EQ(read("m.txt",
+                 "\xef\xbb\xbf"
+                 "one"),
+            (Texts{"one"}));
+  EXPECT_EQ(read("m.data", "\xef\xbb\xbf{\"text\": \"x\"}"), (Texts{"x"}));
   EXPECT_EQ(read("e.txt", ""), Texts());
   EXPECT_EQ(read("f.txt", "\n\n<|endoftext|>\n"), Texts());
 }
