@@ -35,6 +35,7 @@ Result<Runtime> open_machine(const RuntimeOptions& options) {
     return make_error(Code::kUnsupported, "WESTLAKE_ISA: '{}' is not a level of this machine. It has: {}", isa, names);
   }
   Runtime runtime;
+  if (isa != nullptr) runtime.isa = isa;
   runtime.pool = std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : hardware_threads());
   runtime.context = std::make_unique<Context>(Context{*kernels, *runtime.pool, options.exact});
   return runtime;

@@ -32,6 +32,7 @@ struct Runtime {
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Model> model;
   double load_s = 0;
+  std::string isa;  // what WESTLAKE_ISA asks for; empty: the fastest
 };
 
 // Threads and kernels alone. WESTLAKE_ISA names the level; an unknown one is an error that lists those of this machine.

@@ -32,7 +32,7 @@ struct Options {
   std::vector<std::string> data, valid, prompts = {"Once upon a time"};
   TrainSettings settings;
   int threads = 0;
-  bool quiet = false;
+  bool quiet = false, ops = false;
 };
 
 // "200M", "1.5B", "16384"
@@ -151,6 +151,20 @@ class StepLine {
   double roof_;
 };
 
+// Time, share, operations and their part of the roof of everything that a step does.
+void print_ops(const Profile& profile, double roof_gflop_s) {
+  double all = 0;
+  for (const Profile::Entry& e : profile.entries()) all += static_cast<double>(e.ns);
+  fmt::print("{:<24} {:>8} {:>10} {:>7} {:>10} {:>6}\n", "operation", "calls", "ms", "%", "GFLOP/s", "roof");
+  for (const Profile::Entry& e : profile.entries()) {
+    const double rate = e.ns > 0 ? static_cast<double>(e.work.float_ops) / static_cast<double>(e.ns) : 0;
+    fmt::print("{:<24} {:>8} {:>10.1f} {:>6.1f}%", e.name, e.calls, static_cast<double>(e.ns) * 1e-6,
+               100 * static_cast<double>(e.ns) / all);
+    if (rate > 0) fmt::print(" {:>10.1f} {:>5.1f}%", rate, 100 * rate / roof_gflop_s);
+    fmt::print("\n");
+  }
+}
+
 ReportFacts facts_of(const Options& options, const ModelConfig& config, const TrainSettings& s, const TrainMemory& memory) {
   ReportFacts facts;
   facts.title = fs::path(options.out).filename().string() + ": " + options.model;
@@ -173,8 +187,8 @@ Status train(Options options, bool resume) {
   machine.threads = options.threads;
   TRY_ASSIGN(const Runtime runtime, open_machine(machine));
   ThreadPool& pool = *runtime.pool;
-  const TrainKernels<float>* kernels = train_kernels_by_name(runtime.context->kernels.name);
-  if (kernels == nullptr) kernels = train_kernels_by_name("");
+  const TrainKernels<float>* kernels = train_kernels_by_name(runtime.isa);
+  if (kernels == nullptr) kernels = train_kernels_by_name("");  // a level that training has not of its own
   RunFolder folder(options.out);
   TrainSettings settings = options.settings;
   if (resume) {
@@ -237,7 +251,10 @@ Status train(Options options, bool resume) {
     if (failed.ok()) failed = samples.add(*runtime.context, folder.path(), step, options.prompts);
     if (failed.ok()) failed = write_report(folder, facts, log.rows(), samples.all());
   };
+  Profile profile;
+  if (options.ops) trainer->set_profile(&profile);
   const Status status = trainer->run(cancel.flag(), callbacks);
+  if (options.ops) print_ops(profile, peak);
   facts.joules = energy.joules();
   TRY(write_report(folder, facts, log.rows(), samples.all()));
   TRY(failed);
@@ -309,6 +326,7 @@ void add_train(CLI::App& app, Action* action) {
   command->add_option("--sample", options->prompts, "prompts of the samples in report.html");
   add_settings(*command, options.get());
   command->add_option("--threads", options->threads, "threads (default: all cores)")->check(CLI::Range(1, 1024));
+  command->add_flag("--ops", options->ops, "prints where the time went");
   command->add_flag("--quiet", options->quiet, "no progress");
   command->callback([action, options] { *action = [options] { return run(*options); }; });
 }

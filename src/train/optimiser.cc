@@ -27,15 +27,17 @@ double rate_factor(const OptimiserOptions& options, ParamKind kind) {
 }  // namespace
 
 template <typename Real>
-Optimiser<Real>::Optimiser(std::span<TrainParam<Real>> params, const OptimiserOptions& options) : options_(options) {
+Result<Optimiser<Real>> Optimiser<Real>::create(std::span<TrainParam<Real>> params, const OptimiserOptions& options) {
+  Optimiser made(options);
   for (TrainParam<Real>& p : params) {
     const bool muon = options.kind == OptimiserKind::kMuon && p.kind == ParamKind::kMatrix;
-    entries_.push_back({&p, muon, rate_factor(options, p.kind), p.kind != ParamKind::kVector, nullptr, nullptr});
-    numbers_ += p.rows * p.cols * (muon ? 1 : 2);
+    const bool decay = p.kind != ParamKind::kVector;
+    made.entries_.push_back({&p, muon, rate_factor(options, p.kind), decay, nullptr, nullptr});
+    made.numbers_ += p.rows * p.cols * (muon ? 1 : 2);
   }
-  storage_ = std::make_unique<Real[]>(numbers_);  // zero
-  Real* next = storage_.get();
-  for (Entry& e : entries_) {
+  TRY_ASSIGN(made.storage_, PageMemory::allocate(made.state_bytes()));  // zero
+  Real* next = reinterpret_cast<Real*>(made.storage_.data());
+  for (Entry& e : made.entries_) {
     const int64_t n = e.param->rows * e.param->cols;
     e.first = next;
     next += n;
@@ -43,10 +45,12 @@ Optimiser<Real>::Optimiser(std::span<TrainParam<Real>> params, const OptimiserOp
     e.second = next;
     next += n;
   }
+  return made;
 }
 
 template <typename Real>
 double Optimiser<Real>::gradient_norm(TrainContext<Real>& ctx) const {
+  const OpTimer timer(ctx.profile, "gradient norm");
   double sum = 0;
   std::vector<double> sums;
   for (const Entry& e : entries_) {
@@ -62,6 +66,7 @@ double Optimiser<Real>::gradient_norm(TrainContext<Real>& ctx) const {
 
 template <typename Real>
 void Optimiser<Real>::muon(TrainContext<Real>& ctx, double scale, double lr_factor) const {
+  const OpTimer timer(ctx.profile, "muon");
   std::vector<MuonMatrix<Real>> matrices;
   for (const Entry& e : entries_) {
     if (e.muon) matrices.push_back({e.param->rows, e.param->cols, e.param->value, e.param->grad, e.first});
@@ -75,6 +80,7 @@ template <typename Real>
 void Optimiser<Real>::step(TrainContext<Real>& ctx, double norm, double lr_factor) {
   const double scale = options_.clip > 0 && norm > options_.clip ? options_.clip / (norm + 1e-6) : 1;
   ++steps_;
+  const OpTimer timer(ctx.profile, "adamw");
   AdamWArgs args;
   args.beta1 = options_.beta1;
   args.beta2 = options_.beta2;

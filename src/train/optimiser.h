@@ -5,11 +5,11 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/page_memory.h"
 #include "kernels/training.h"
 #include "model/train_model.h"
 #include "train/muon.h"
@@ -40,8 +40,8 @@ struct StateTensor {
 template <typename Real>
 class Optimiser {
  public:
-  // Requires: params outlive the optimiser and stay where they are.
-  Optimiser(std::span<TrainParam<Real>> params, const OptimiserOptions& options);
+  // Requires: params outlive the optimiser and stay where they are. Errors: kExhausted, no memory for the state.
+  static Result<Optimiser> create(std::span<TrainParam<Real>> params, const OptimiserOptions& options);
 
   // The l2 norm of all gradients. Pieces of fixed size are added in order: the same for any number of threads.
   double gradient_norm(TrainContext<Real>& ctx) const;
@@ -66,11 +66,12 @@ class Optimiser {
     Real* first;   // m, or Muon's momentum
     Real* second;  // v; null for Muon
   };
+  explicit Optimiser(const OptimiserOptions& options) : options_(options) {}
   void muon(TrainContext<Real>& ctx, double scale, double lr_factor) const;
 
   OptimiserOptions options_;
   std::vector<Entry> entries_;
-  std::unique_ptr<Real[]> storage_;
+  PageMemory storage_;
   int64_t numbers_ = 0;
   int64_t steps_ = 0;
 };

@@ -93,7 +93,7 @@ TEST(Muon, MovesWideAndTallMatricesAsWrittenOut) {
     options.muon.lr = 0.05;
     options.muon.weight_decay = 0.3;
     Machine m;
-    Optimiser<double> optimiser(params.all, options);
+    Optimiser<double> optimiser = Optimiser<double>::create(params.all, options).value();
     reserve(&m, optimiser);
     std::vector<double> value = params.values[0], momentum(rows * cols), u(rows * cols);
     for (int step = 0; step < 3; ++step) {
@@ -119,7 +119,7 @@ TEST(Muon, ManyMatricesAndThreadsGiveTheSameBits) {
     Params params;
     for (int i = 0; i < 7; ++i) params.add("w", ParamKind::kMatrix, 8 + 5 * i, 24);
     Machine m(threads);
-    Optimiser<double> optimiser(params.all, {});
+    Optimiser<double> optimiser = Optimiser<double>::create(params.all, {}).value();
     reserve(&m, optimiser);
     optimiser.step(m.ctx, optimiser.gradient_norm(m.ctx), 1);
     std::vector<double> all;
@@ -139,7 +139,7 @@ TEST(AdamW, DecaysMatricesOnlyAndClips) {
   options.weight_decay = 0.2;
   options.vector_lr_factor = 3;
   Machine m;
-  Optimiser<double> optimiser(params.all, options);
+  Optimiser<double> optimiser = Optimiser<double>::create(params.all, options).value();
   reserve(&m, optimiser);
   double norm = 0;
   for (const auto& g : params.grads)

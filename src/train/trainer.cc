@@ -37,12 +37,12 @@ double train_flop_per_token(const ModelConfig& c, int64_t T) {
 }
 
 Trainer::Trainer(ThreadPool& pool, const TrainKernels<float>& kernels, TrainInputs inputs, const TrainSettings& settings,
-                 RunFolder folder, TrainModel<float> model, BatchStream batches)
+                 RunFolder folder, TrainModel<float> model, Optimiser<float> optimiser, BatchStream batches)
     : inputs_(std::move(inputs)),
       settings_(settings),
       folder_(std::move(folder)),
       model_(std::move(model)),
-      optimiser_(model_.params(), settings_.optimiser),
+      optimiser_(std::move(optimiser)),
       ctx_{kernels, pool, arena_, settings_.precision},
       batches_(std::move(batches)) {}
 
@@ -50,12 +50,13 @@ Result<std::unique_ptr<Trainer>> Trainer::create(ThreadPool& pool, const TrainKe
                                                  TrainInputs inputs, const TrainSettings& settings, RunFolder folder) {
   TRY(settings.validate());
   TRY_ASSIGN(TrainModel<float> model, TrainModel<float>::create(inputs.config));
+  TRY_ASSIGN(Optimiser<float> optimiser, Optimiser<float>::create(model.params(), settings.optimiser));
   BatchOptions stream;
   stream.seed = settings.seed;
   stream.document_tokens = std::max(stream.document_tokens, settings.sequence_length);
   TRY_ASSIGN(BatchStream batches, BatchStream::create(*inputs.data, stream));
   std::unique_ptr<Trainer> t(new Trainer(pool, kernels, std::move(inputs), settings, std::move(folder), std::move(model),
-                                         std::move(batches)));
+                                         std::move(optimiser), std::move(batches)));
   const int64_t rows = t->micro_rows(), T = settings.sequence_length;
   t->memory_.optimiser_bytes = t->optimiser_.state_bytes();
   for (const TrainParam<float>& p : t->model_.params()) {

@@ -79,6 +79,8 @@ class Trainer {
   Status run(const std::atomic<bool>* stop, const TrainCallbacks& callbacks);
 
   TrainMemory memory() const;
+  // Where the time of the steps goes, from now on; null: nobody counts. Requires: outlives the trainer.
+  void set_profile(Profile* profile) { ctx_.profile = profile; }
   const TrainSettings& settings() const { return settings_; }
   int64_t step() const { return step_; }
   bool finished() const { return settings_.tokens > 0 && step_ >= settings_.steps(); }
@@ -89,7 +91,7 @@ class Trainer {
 
  private:
   Trainer(ThreadPool& pool, const TrainKernels<float>& kernels, TrainInputs inputs, const TrainSettings& settings,
-          RunFolder folder, TrainModel<float> model, BatchStream batches);
+          RunFolder folder, TrainModel<float> model, Optimiser<float> optimiser, BatchStream batches);
   Status one_step(StepReport* report);
   Status check_loss(double loss, double norm) const;
   Status save();

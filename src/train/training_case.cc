@@ -89,7 +89,7 @@ class Case {
     steps_ = file.view().shape[0];
     const int64_t B = file.view().shape[1], T = file.view().shape[2] - 1;
     TRY_ASSIGN(const std::vector<int32_t> tokens, file.int32s());
-    Optimiser<float> optimiser(model_.params(), meta_.optimiser);
+    TRY_ASSIGN(Optimiser<float> optimiser, Optimiser<float>::create(model_.params(), meta_.optimiser));
     ctx_.arena.reserve(std::max(model_.plan(ctx_, B, T, meta_.options), optimiser.plan(ctx_)));
     for (TrainParam<float>& p : model_.params()) outcome_.initial.push_back(values(p.value, p));
     std::vector<int32_t> inputs(B * T), targets(B * T), doc_start(B * T, 0);
