@@ -91,11 +91,13 @@ RightOperand pack_right(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int
 }
 
 template <typename Real>
-InputOperands pack_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D) {
+InputOperands pack_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D,
+                         std::byte* columns) {
   const Precision p = ctx.precision;
+  if (columns == nullptr) columns = ctx.arena.template take<std::byte>(right_bytes<Real>(p, T, D));
   const InputOperands to = {
       {ctx.arena.template take<std::byte>(left_bytes<Real>(p, T, D)), T, D, left_row_bytes<Real>(p, D)},
-      {ctx.arena.template take<std::byte>(right_bytes<Real>(p, T, D)), T, D, right_panel_bytes<Real>(p, T)}};
+      {columns, T, D, right_panel_bytes<Real>(p, T)}};
   pack_tokens(ctx, x, ldx, T, D, to.rows.data, to.columns.data, false);
   return to;
 }
@@ -144,7 +146,7 @@ void multiply(TrainContext<Real>& ctx, std::span<const Product<Real>> products) 
   template int64_t right_bytes<Real>(Precision, int64_t, int64_t);                                                 \
   template LeftOperand pack_left(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, bool, std::byte*);   \
   template RightOperand pack_right(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, bool, std::byte*); \
-  template InputOperands pack_input(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t);                  \
+  template InputOperands pack_input(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, std::byte*);      \
   template GradOperands pack_grad(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t);                    \
   template void multiply(TrainContext<Real>&, std::span<const Product<Real>>);
 WESTLAKE_FOR_REAL(float)

@@ -258,8 +258,10 @@ struct GradOperands {
   LeftOperand rows;     // [T, D]: dx = dy W
   LeftOperand columns;  // [D, T]: dW = dy^T x
 };
+// columns (may be null: from the arena): room for them.
 template <typename Real>
-InputOperands pack_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D);
+InputOperands pack_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D,
+                         std::byte* columns = nullptr);
 template <typename Real>
 GradOperands pack_grad(TrainContext<Real>& ctx, const Real* dy, int64_t ldy, int64_t T, int64_t D);
 

@@ -19,14 +19,22 @@ LinearTape<Real> linear_tape(TrainContext<Real>& ctx, int64_t T, int64_t K) {
 }
 
 template <typename Real>
+LeftOperand linear_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, const LinearTape<Real>& tape) {
+  return pack_input(ctx, x, ldx, tape.T, tape.K, tape.memory).rows;
+}
+
+template <typename Real>
+void linear_products(TrainContext<Real>& ctx, const LeftOperand& x, std::span<const LinearOut<Real>> outs) {
+  std::vector<Product<Real>> products;
+  for (const LinearOut<Real>& out : outs) products.push_back({x, out.w->forward, out.y, out.ldy, out.add});
+  multiply<Real>(ctx, products);
+}
+
+template <typename Real>
 void linear_forward(TrainContext<Real>& ctx, const Real* x, int64_t ldx, std::span<const LinearOut<Real>> outs,
                     const LinearTape<Real>& tape) {
   const ArenaScope scope(ctx.arena);
-  pack_right(ctx, x, ldx, tape.T, tape.K, false, tape.memory);
-  const LeftOperand left = pack_left(ctx, x, ldx, tape.T, tape.K, false);
-  std::vector<Product<Real>> products;
-  for (const LinearOut<Real>& out : outs) products.push_back({left, out.w->forward, out.y, out.ldy, out.add});
-  multiply<Real>(ctx, products);
+  linear_products(ctx, linear_input(ctx, x, ldx, tape), outs);
 }
 
 template <typename Real>
@@ -36,12 +44,14 @@ void linear_backward(TrainContext<Real>& ctx, const LinearTape<Real>& tape, std:
   // Sums into one dx must not run side by side: the first goes with all dW, the others follow.
   std::vector<Product<Real>> first, rest;
   for (const LinearGrad<Real>& g : grads) {
-    const int64_t N = g.w->rows;
-    first.push_back({pack_left(ctx, g.dy, g.lddy, N, tape.T, true), tape.x(), g.w->grad, tape.K, true});
-    if (dx == nullptr) continue;
-    const Product<Real> into_x = {pack_left(ctx, g.dy, g.lddy, tape.T, N, false), g.w->backward, dx, lddx,
-                                  add || &g != &grads[0]};
-    (&g == &grads[0] ? first : rest).push_back(into_x);
+    if (dx == nullptr) {
+      first.push_back({pack_left(ctx, g.dy, g.lddy, g.w->rows, tape.T, true), tape.x(), g.w->grad, tape.K, true});
+      continue;
+    }
+    const GradOperands dy = pack_grad(ctx, g.dy, g.lddy, tape.T, g.w->rows);
+    first.push_back({dy.columns, tape.x(), g.w->grad, tape.K, true});
+    const bool is_first = &g == &grads[0];
+    (is_first ? first : rest).push_back({dy.rows, g.w->backward, dx, lddx, add || !is_first});
   }
   multiply<Real>(ctx, first);
   for (const Product<Real>& product : rest) multiply<Real>(ctx, {&product, 1});
@@ -82,6 +92,8 @@ void zero_numbers(TrainContext<Real>& ctx, int64_t n, Real* y) {
 
 #define WESTLAKE_FOR_REAL(Real)                                                                                  \
   template LinearTape<Real> linear_tape(TrainContext<Real>&, int64_t, int64_t);                                  \
+  template LeftOperand linear_input(TrainContext<Real>&, const Real*, int64_t, const LinearTape<Real>&);         \
+  template void linear_products(TrainContext<Real>&, const LeftOperand&, std::span<const LinearOut<Real>>);      \
   template void linear_forward(TrainContext<Real>&, const Real*, int64_t, std::span<const LinearOut<Real>>,      \
                                const LinearTape<Real>&);                                                         \
   template void linear_backward(TrainContext<Real>&, const LinearTape<Real>&, std::span<const LinearGrad<Real>>, \

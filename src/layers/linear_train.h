@@ -37,6 +37,17 @@ struct LinearGrad {
   int64_t lddy = 0;
 };
 
+// Packs x by rows (from the arena, returned) and into the tape.
+template <typename Real>
+LeftOperand linear_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, const LinearTape<Real>& tape);
+// The same of rows that are computed piece by piece and never lie in memory as a whole: f(begin, end, to) writes rows
+// [begin, end) to `to` [.., K].
+template <typename Real, typename F>
+LeftOperand linear_input_of(TrainContext<Real>& ctx, const LinearTape<Real>& tape, F&& f);
+
+template <typename Real>
+void linear_products(TrainContext<Real>& ctx, const LeftOperand& x, std::span<const LinearOut<Real>> outs);
+// linear_input, linear_products.
 template <typename Real>
 void linear_forward(TrainContext<Real>& ctx, const Real* x, int64_t ldx, std::span<const LinearOut<Real>> outs,
                     const LinearTape<Real>& tape);
@@ -45,6 +56,21 @@ void linear_forward(TrainContext<Real>& ctx, const Real* x, int64_t ldx, std::sp
 template <typename Real>
 void linear_backward(TrainContext<Real>& ctx, const LinearTape<Real>& tape, std::span<const LinearGrad<Real>> grads,
                      Real* dx, int64_t lddx, bool add);
+
+template <typename Real, typename F>
+LeftOperand linear_input_of(TrainContext<Real>& ctx, const LinearTape<Real>& tape, F&& f) {
+  const Precision p = ctx.precision;
+  std::byte* left = ctx.arena.template take<std::byte>(left_bytes<Real>(p, tape.T, tape.K));
+  const ArenaScope scope(ctx.arena);
+  const int64_t numbers = kOperandK * tape.K;
+  Real* temporary = ctx.arena.template take<Real>(numbers * ctx.pool.size());
+  ctx.for_pieces(tape.T, kOperandK, [&](int64_t begin, int64_t end, int64_t, int thread) {
+    Real* rows = temporary + thread * numbers;
+    f(begin, end, rows);
+    ctx.kernels.pack_both(p, rows, tape.K, begin, end - begin, tape.T, tape.K, left, tape.memory, false);
+  });
+  return {left, tape.T, tape.K, left_row_bytes<Real>(p, tape.K)};
+}
 
 // Biases: y[t] += b; db += sum_t dy[t], in the order of t.
 template <typename Real>

@@ -1,5 +1,7 @@
 #include "layers/swiglu_train.h"
 
+#include "base/check.h"
+
 namespace westlake {
 namespace {
 
@@ -21,17 +23,17 @@ SwigluTape<Real> swiglu_tape(TrainContext<Real>& ctx, const SwigluTrainParams<Re
 template <typename Real>
 void swiglu_forward(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& params, const Real* x, int64_t T, Real* out,
                     SwigluTape<Real>& tape) {
+  CHECK(tape.x.T == T);
   const OpTimer timer(ctx.profile, "feed-forward");
   const int64_t D = params.gate_proj->cols, F = params.gate_proj->rows;
   const ArenaScope scope(ctx.arena);
-  Real* hidden = ctx.arena.template take<Real>(T * F);
   const LinearOut<Real> gate_up[] = {{params.gate_proj, tape.gate, F}, {params.up_proj, tape.up, F}};
   linear_forward<Real>(ctx, x, D, gate_up, tape.x);
-  ctx.for_pieces(T * F, kNumberPiece, [&](int64_t begin, int64_t end, int64_t, int) {
-    ctx.kernels.silu_mul(tape.gate + begin, tape.up + begin, end - begin, hidden + begin);
+  const LeftOperand hidden = linear_input_of(ctx, tape.hidden, [&](int64_t begin, int64_t end, Real* rows) {
+    ctx.kernels.silu_mul(tape.gate + begin * F, tape.up + begin * F, (end - begin) * F, rows);
   });
   const LinearOut<Real> down[] = {{params.down_proj, out, D, /*add=*/true}};
-  linear_forward<Real>(ctx, hidden, F, down, tape.hidden);
+  linear_products<Real>(ctx, hidden, down);
 }
 
 template <typename Real>
