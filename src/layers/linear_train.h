@@ -52,10 +52,27 @@ template <typename Real>
 void linear_forward(TrainContext<Real>& ctx, const Real* x, int64_t ldx, std::span<const LinearOut<Real>> outs,
                     const LinearTape<Real>& tape);
 
-// dx [T, K] = or, with `add`, += the gradient of x; null where nobody asks.
+// dx [T, K] = or, with `add`, += the gradient of x.
 template <typename Real>
 void linear_backward(TrainContext<Real>& ctx, const LinearTape<Real>& tape, std::span<const LinearGrad<Real>> grads,
                      Real* dx, int64_t lddx, bool add);
+
+// The same of gradients that are operands already.
+template <typename Real>
+struct LinearPackedGrad {
+  Param<Real>* w = nullptr;
+  GradOperands dy;
+};
+template <typename Real>
+void linear_backward_packed(TrainContext<Real>& ctx, const LinearTape<Real>& tape,
+                            std::span<const LinearPackedGrad<Real>> grads, Real* dx, int64_t lddx, bool add);
+// Room for the operands of dy [T, N], from the arena, and its rows [begin, end) into them: dy points at row `begin`.
+// Requires: begin is a multiple of kOperandK, and so is end or it is T.
+template <typename Real>
+GradOperands grad_operands(TrainContext<Real>& ctx, int64_t T, int64_t N);
+template <typename Real>
+void pack_grad_rows(const TrainContext<Real>& ctx, const Real* dy, int64_t lddy, int64_t begin, int64_t end,
+                    const GradOperands& to);
 
 template <typename Real, typename F>
 LeftOperand linear_input_of(TrainContext<Real>& ctx, const LinearTape<Real>& tape, F&& f) {
