@@ -193,6 +193,7 @@ double moe_forward(TrainContext<Real>& ctx, const RouterOptions& o, const MoeTra
     }
     operands.pack(piece, temporary, F, hidden_rows, tape.hidden_operands, false);
   });
+  if (out == nullptr) return balance;
   Real* down = ctx.arena.template take<Real>(pairs * D);
   products.clear();
   for (int64_t e = 0; !ctx.planning && e < E; ++e) {

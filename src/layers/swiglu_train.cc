@@ -26,6 +26,7 @@ void swiglu_forward(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& para
   const LeftOperand hidden = linear_input_of(ctx, tape.hidden, [&](int64_t begin, int64_t end, Real* rows) {
     ctx.kernels.silu_mul(tape.gate + begin * F, tape.up + begin * F, (end - begin) * F, rows);
   });
+  if (out == nullptr) return;
   const LinearOut<Real> down[] = {{params.down_proj, out, D, /*add=*/true}};
   linear_products<Real>(ctx, hidden, down);
 }
