@@ -136,9 +136,8 @@ inline void product(const std::byte* a, int64_t a_row, int64_t m, const std::byt
 struct Pair {
   const TrainAttendArgs<float>& a;
   int64_t i0, queries, j0, keys;
-  int64_t rows;   // keys, and as many more as fill an operand
-  bool diagonal;  // the first kPanelN queries see none of the keys from kPanelN on
-  bool border;    // some query does not see some key
+  int64_t rows;  // keys, and as many more as fill an operand
+  bool border;   // some query does not see some key
   Pair(const TrainAttendArgs<float>& args, int64_t query, int64_t key)
       : a(args),
         i0(query),
@@ -146,46 +145,8 @@ struct Pair {
         j0(key),
         keys(least(a.T - j0, kKeyBlock)),
         rows(padded_k(keys)),
-        diagonal(i0 == j0 && keys > kPanelN),
         border(j0 + keys > i0 || a.doc_start[i0 + queries - 1] > j0 || queries < kQueryBlock || rows != keys) {}
 };
-
-// c [keys, queries] = rows of keys times Q^T or dO^T. Of the pair on the diagonal a quarter is left out, and holds
-// anything.
-template <Precision P>
-inline void keys_by_queries(const Pair& p, const std::byte* a, int64_t a_row, const std::byte* b, int64_t panel_bytes,
-                            int64_t K, float* c) {
-  static_assert(kQueryBlock == 2 * kPanelN && kKeyBlock == kQueryBlock);
-  const int64_t all = p.diagonal ? kPanelN : p.keys;
-  a += p.j0 * a_row;
-  product<P>(a, a_row, all, b, panel_bytes, kQueryBlock, K, c, kQueryBlock, false);
-  if (p.diagonal)
-    product<P>(a + all * a_row, a_row, p.keys - all, b + panel_bytes, panel_bytes, kPanelN, K,
-               c + all * kQueryBlock + kPanelN, kQueryBlock, false);
-}
-
-// c [dim, queries] (+)= V^T or K^T times P^T or dS^T [keys, queries], without that quarter.
-template <Precision P>
-inline void dims_by_queries(const Pair& p, const std::byte* a, int64_t a_row, int64_t dim, const std::byte* b,
-                            int64_t panel_bytes, float* c, bool add) {
-  a += p.j0 * kNumberBytes<P>;
-  if (!p.diagonal) return product<P>(a, a_row, dim, b, panel_bytes, kQueryBlock, p.keys, c, kQueryBlock, add);
-  product<P>(a, a_row, dim, b, panel_bytes, kPanelN, kPanelN, c, kQueryBlock, add);
-  product<P>(a, a_row, dim, b + panel_bytes, panel_bytes, kPanelN, p.keys, c + kPanelN, kQueryBlock, add);
-}
-
-// c [keys, dim] += P^T or dS^T times dO or Q [queries, dim], without that quarter.
-template <Precision P>
-inline void keys_by_dims(const Pair& p, const std::byte* a, int64_t a_row, const std::byte* b, int64_t panel_bytes,
-                         int64_t dim, float* c) {
-  const int64_t all = p.diagonal ? kPanelN : p.keys;
-  c += p.j0 * dim;
-  product<P>(a, a_row, all, b, panel_bytes, dim, p.queries, c, dim, true);
-  if (p.diagonal)
-    product<P>(a + all * a_row + kPanelN * kNumberBytes<P>, a_row, p.keys - all,
-               b + kPanelN * kPanelN * kNumberBytes<P>, panel_bytes, dim, p.queries - kPanelN, c + all * dim, dim,
-               true);
-}
 
 // Queries that see a key, counted from i0: from the key itself to the last of its document, since doc_start ascends.
 // Asked for keys in ascending order.
@@ -318,12 +279,14 @@ inline void attend_at(const TrainAttendArgs<float>& a) {
     for (int64_t j0 = first_key; j0 < i0 + queries; j0 += kKeyBlock) {
       const Pair pair(a, i0, j0);
       // Columns beyond the queries hold anything, and stay by themselves.
-      keys_by_queries<P>(pair, s.keys, key_row, s.queries_t, query_panel, a.k_dim, s.scores);
+      product<P>(s.keys + j0 * key_row, key_row, pair.keys, s.queries_t, query_panel, kQueryBlock, a.k_dim, s.scores,
+                 kQueryBlock, false);
       if (pair.border) mask_scores(pair, s.scores);
       next_tops(s.scores, pair.rows, a.scale, s.top, s.keep);
       exponentials<P>(s.scores, pair.rows, a.scale, s.top, s.keep, s.total, s.p_t, p_panel);
       if (j0 > first_key) scale_columns(s.out_t, a.v_dim, s.keep);
-      dims_by_queries<P>(pair, s.values_t, value_row, a.v_dim, s.p_t, p_panel, s.out_t, j0 > first_key);
+      product<P>(s.values_t + j0 * kNumberBytes<P>, value_row, a.v_dim, s.p_t, p_panel, kQueryBlock, pair.keys, s.out_t,
+                 kQueryBlock, j0 > first_key);
     }
     for (int64_t i = 0; i < queries; ++i) a.lse[i0 + i] = a.scale * s.top[i] + std::log(s.total[i]);
     for (int64_t c = 0; c < kQueryBlock; c += kLanes) store(s.keep + c, div(set(1.0f), load(s.total + c)));
@@ -421,13 +384,18 @@ inline void attend_backward_at(const TrainAttendArgs<float>& a, const TrainAtten
     const int64_t first_key = a.doc_start[i0] / kKeyBlock * kKeyBlock;
     for (int64_t j0 = first_key; j0 < i0 + queries; j0 += kKeyBlock) {
       const Pair pair(a, i0, j0);
-      keys_by_queries<P>(pair, s.keys, key_row, s.queries_t, q_t_panel, a.k_dim, s.scores);
-      keys_by_queries<P>(pair, s.values, value_row, s.douts_t, do_t_panel, a.v_dim, s.dp);
+      product<P>(s.keys + j0 * key_row, key_row, pair.keys, s.queries_t, q_t_panel, kQueryBlock, a.k_dim, s.scores,
+                 kQueryBlock, false);
+      product<P>(s.values + j0 * value_row, value_row, pair.keys, s.douts_t, do_t_panel, kQueryBlock, a.v_dim, s.dp,
+                 kQueryBlock, false);
       pair.border ? probabilities_back<P, true>(pair, s, pair_row, ds_panel)
                   : probabilities_back<P, false>(pair, s, pair_row, ds_panel);
-      keys_by_dims<P>(pair, s.p_t, pair_row, s.douts, block_panel, a.v_dim, s.dv);
-      keys_by_dims<P>(pair, s.ds_t, pair_row, s.queries, block_panel, a.k_dim, s.dk);
-      dims_by_queries<P>(pair, s.keys_t, key_t_row, a.k_dim, s.ds_right, ds_panel, s.dq_t, j0 > first_key);
+      product<P>(s.p_t, pair_row, pair.keys, s.douts, block_panel, a.v_dim, queries, s.dv + j0 * a.v_dim, a.v_dim,
+                 true);
+      product<P>(s.ds_t, pair_row, pair.keys, s.queries, block_panel, a.k_dim, queries, s.dk + j0 * a.k_dim, a.k_dim,
+                 true);
+      product<P>(s.keys_t + j0 * kNumberBytes<P>, key_t_row, a.k_dim, s.ds_right, ds_panel, kQueryBlock, pair.keys,
+                 s.dq_t, kQueryBlock, j0 > first_key);
     }
     store_transposed(s.dq_t, a.k_dim, queries, g.dq + i0 * g.dq_stride, g.dq_stride);
   }
