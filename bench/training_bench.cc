@@ -305,6 +305,7 @@ int run(const Options& options) {
     attention(bench, 1024, 128, 128, p);
     attention(bench, 4096, 192, 128, p);
   }
+  for (int64_t T : {256, 1024}) packing(bench, T, 256);
   for (int64_t D : {256, 768, 3072}) packing(bench, 8192, D);
   rows(bench, 4096, 768);
   rows(bench, 512, 8192);

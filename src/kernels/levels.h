@@ -16,7 +16,9 @@ extern const KernelTable kAvx512VnniKernels;  // and VNNI
 
 extern const TrainKernels<float> kAvx2TrainKernels;
 extern const TrainKernels<float> kAvx512TrainKernels;
-extern const TrainKernels<float> kAvx512Bf16TrainKernels;  // AVX-512 with BF16
+extern const TrainKernels<float> kAvx512Bf16TrainKernels;         // AVX-512 with BF16
+extern const TrainKernels<float> kAvx512AmxTrainKernels;          // and matrix tiles
+extern const TrainKernels<float> kAvx512AmxEmulatedTrainKernels;  // the same bodies, their tiles in plain C++
 #endif
 
 }  // namespace westlake

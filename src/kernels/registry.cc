@@ -35,6 +35,7 @@ std::span<const TrainKernels<float>* const> available_train_kernels() {
     if (cpu.avx2) found.push_back(&kAvx2TrainKernels);
     if (cpu.avx512) found.push_back(&kAvx512TrainKernels);
     if (cpu.avx512_bf16) found.push_back(&kAvx512Bf16TrainKernels);
+    if (cpu.avx512_bf16 && cpu.amx_bf16) found.push_back(&kAvx512AmxTrainKernels);
 #endif
     return found;
   }();
@@ -48,6 +49,9 @@ const TrainKernels<float>* train_kernels_by_name(std::string_view name) {
   for (const TrainKernels<float>* level : levels) {
     if (level->name == name) return level;
   }
+#if defined(__x86_64__)
+  if (name == kAvx512AmxEmulatedTrainKernels.name && cpu_features().avx512) return &kAvx512AmxEmulatedTrainKernels;
+#endif
   return nullptr;
 }
 

@@ -20,7 +20,8 @@ class TrainLevels : public testing::TestWithParam<const char*> {
 std::string level_name(const testing::TestParamInfo<const char*>& info) {
   return info.param;
 }
-INSTANTIATE_TEST_SUITE_P(All, TrainLevels, testing::Values("ref", "avx2", "avx512", "avx512_bf16", "avx512_amx"),
+INSTANTIATE_TEST_SUITE_P(All, TrainLevels,
+                         testing::Values("ref", "avx2", "avx512", "avx512_bf16", "avx512_amx", "avx512_amx_emulated"),
                          level_name);
 
 // f(case) for sizes of every kind, in all orientations of both operands and both precisions.

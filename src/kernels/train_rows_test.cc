@@ -20,7 +20,8 @@ class TrainRows : public testing::TestWithParam<const char*> {
 std::string level_name(const testing::TestParamInfo<const char*>& info) {
   return info.param;
 }
-INSTANTIATE_TEST_SUITE_P(All, TrainRows, testing::Values("ref", "avx2", "avx512", "avx512_bf16", "avx512_amx"),
+INSTANTIATE_TEST_SUITE_P(All, TrainRows,
+                         testing::Values("ref", "avx2", "avx512", "avx512_bf16", "avx512_amx", "avx512_amx_emulated"),
                          level_name);
 
 // Random floats, the same for the same seed, with canaries.

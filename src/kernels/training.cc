@@ -25,11 +25,10 @@ constexpr int64_t pieces(int64_t n, int64_t piece) {
 
 // Rows of the matrix stay in L2 between its two operands: 384 KB at D = 3072.
 template <typename Real>
-void pack_tokens(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D, const std::byte* rows,
-                 const std::byte* columns, bool columns_left) {
+void pack_tokens(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D, std::byte* rows,
+                 std::byte* columns, bool columns_left) {
   ctx.for_pieces(T, kOperandK, [&](int64_t begin, int64_t end, int64_t, int) {
-    ctx.kernels.pack_both(ctx.precision, x + begin * ldx, ldx, begin, end - begin, T, D, const_cast<std::byte*>(rows),
-                          const_cast<std::byte*>(columns), columns_left);
+    ctx.kernels.pack_both(ctx.precision, x + begin * ldx, ldx, begin, end - begin, T, D, rows, columns, columns_left);
   });
 }
 
@@ -91,25 +90,23 @@ RightOperand pack_right(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int
 }
 
 template <typename Real>
-InputOperands pack_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D,
+InputOperands pack_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D, std::byte* rows,
                          std::byte* columns) {
   const Precision p = ctx.precision;
   if (columns == nullptr) columns = ctx.arena.template take<std::byte>(right_bytes<Real>(p, T, D));
-  const InputOperands to = {
-      {ctx.arena.template take<std::byte>(left_bytes<Real>(p, T, D)), T, D, left_row_bytes<Real>(p, D)},
-      {columns, T, D, right_panel_bytes<Real>(p, T)}};
-  pack_tokens(ctx, x, ldx, T, D, to.rows.data, to.columns.data, false);
-  return to;
+  if (rows == nullptr) rows = ctx.arena.template take<std::byte>(left_bytes<Real>(p, T, D));
+  pack_tokens(ctx, x, ldx, T, D, rows, columns, false);
+  return {{rows, T, D, left_row_bytes<Real>(p, D)}, {columns, T, D, right_panel_bytes<Real>(p, T)}};
 }
 
 template <typename Real>
-GradOperands pack_grad(TrainContext<Real>& ctx, const Real* dy, int64_t ldy, int64_t T, int64_t D) {
+GradOperands pack_grad(TrainContext<Real>& ctx, const Real* dy, int64_t ldy, int64_t T, int64_t D, std::byte* rows,
+                       std::byte* columns) {
   const Precision p = ctx.precision;
-  const GradOperands to = {
-      {ctx.arena.template take<std::byte>(left_bytes<Real>(p, T, D)), T, D, left_row_bytes<Real>(p, D)},
-      {ctx.arena.template take<std::byte>(left_bytes<Real>(p, D, T)), D, T, left_row_bytes<Real>(p, T)}};
-  pack_tokens(ctx, dy, ldy, T, D, to.rows.data, to.columns.data, true);
-  return to;
+  if (columns == nullptr) columns = ctx.arena.template take<std::byte>(left_bytes<Real>(p, D, T));
+  if (rows == nullptr) rows = ctx.arena.template take<std::byte>(left_bytes<Real>(p, T, D));
+  pack_tokens(ctx, dy, ldy, T, D, rows, columns, true);
+  return {{rows, T, D, left_row_bytes<Real>(p, D)}, {columns, D, T, left_row_bytes<Real>(p, T)}};
 }
 
 template <typename Real>
@@ -146,8 +143,10 @@ void multiply(TrainContext<Real>& ctx, std::span<const Product<Real>> products) 
   template int64_t right_bytes<Real>(Precision, int64_t, int64_t);                                                 \
   template LeftOperand pack_left(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, bool, std::byte*);   \
   template RightOperand pack_right(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, bool, std::byte*); \
-  template InputOperands pack_input(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, std::byte*);      \
-  template GradOperands pack_grad(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t);                    \
+  template InputOperands pack_input(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, std::byte*,       \
+                                    std::byte*);                                                                   \
+  template GradOperands pack_grad(TrainContext<Real>&, const Real*, int64_t, int64_t, int64_t, std::byte*,         \
+                                  std::byte*);                                                                     \
   template void multiply(TrainContext<Real>&, std::span<const Product<Real>>);
 WESTLAKE_FOR_REAL(float)
 WESTLAKE_FOR_REAL(double)

@@ -258,12 +258,13 @@ struct GradOperands {
   LeftOperand rows;     // [T, D]: dx = dy W
   LeftOperand columns;  // [D, T]: dW = dy^T x
 };
-// columns (may be null: from the arena): room for them.
+// Into `rows` and `columns`; null: taken from the arena, columns first.
 template <typename Real>
 InputOperands pack_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, int64_t T, int64_t D,
-                         std::byte* columns = nullptr);
+                         std::byte* rows = nullptr, std::byte* columns = nullptr);
 template <typename Real>
-GradOperands pack_grad(TrainContext<Real>& ctx, const Real* dy, int64_t ldy, int64_t T, int64_t D);
+GradOperands pack_grad(TrainContext<Real>& ctx, const Real* dy, int64_t ldy, int64_t T, int64_t D,
+                       std::byte* rows = nullptr, std::byte* columns = nullptr);
 
 // All products in one parallel region; the work of all is cut over the threads together.
 template <typename Real>

@@ -20,7 +20,7 @@ LinearTape<Real> linear_tape(TrainContext<Real>& ctx, int64_t T, int64_t K) {
 
 template <typename Real>
 LeftOperand linear_input(TrainContext<Real>& ctx, const Real* x, int64_t ldx, const LinearTape<Real>& tape) {
-  return pack_input(ctx, x, ldx, tape.T, tape.K, tape.memory).rows;
+  return pack_input(ctx, x, ldx, tape.T, tape.K, /*rows=*/nullptr, tape.memory).rows;
 }
 
 template <typename Real>

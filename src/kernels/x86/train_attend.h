@@ -1,5 +1,5 @@
 // Causal attention within documents and its gradient, in blocks. Included inside the level's namespace and target
-// region, after train_products.h and rows.h; includes nothing itself. Source: Dao 2023, FlashAttention-2.
+// region, after train_multiply.h and rows.h; includes nothing itself. Source: Dao 2023, FlashAttention-2.
 //
 //   S = scale Q K^T      P = softmax(S)      O = P V                       S, P [queries, keys] of a pair of blocks
 //   dV += P^T dO   dP = dO V^T   dS = P (dP - delta) scale   dQ = dS K   dK += dS^T Q        delta = rowsum(dO O)
@@ -10,7 +10,7 @@
 //
 //   S^T = K Q^T    O^T += V^T P^T      dP^T = V dO^T    dV += P^T dO    dK += dS^T Q    dQ^T += K^T dS^T
 //
-// All are multiply_block on packed operands. Keys and values are packed once for all query blocks, queries once a
+// All are multiply_packed on packed operands. Keys and values are packed once for all query blocks, queries once a
 // block; P^T and dS^T are written as operands by the pass that makes them. Sums over blocks stay in scratch: in the
 // caller's rows, many heads apart, they would fall into few sets of the caches. Blocks outside [doc_start, i] are
 // skipped; in those at its border what is outside is set to nothing.
@@ -120,16 +120,23 @@ constexpr int64_t kNumberBytes = 4 / kNumbers<P>;
 template <Precision P>
 inline void product(const std::byte* a, int64_t a_row, int64_t m, const std::byte* b, int64_t panel_bytes, int64_t n,
                     int64_t K, float* c, int64_t ldc, bool add) {
-  const Block block = {a, a_row, m, b, panel_bytes, n, words_of(P, K), c, ldc, add};
-  if constexpr (P == Precision::kBf16) return multiply_block<Bf16Unit>(block);
-  multiply_block<FullUnit>(block);
+  multiply_packed<P>({.a = a,
+                      .a_row = a_row,
+                      .m = m,
+                      .b = b,
+                      .panel_bytes = panel_bytes,
+                      .n = n,
+                      .words = words_of<P>(K),
+                      .c = c,
+                      .ldc = ldc,
+                      .add = add});
 }
 
 // What a pair of blocks has to do: queries [i0, i0 + queries), keys [j0, j0 + keys).
 struct Pair {
   const TrainAttendArgs<float>& a;
   int64_t i0, queries, j0, keys;
-  int64_t rows;  // keys, and as many more as fill the words of an operand
+  int64_t rows;  // keys, and as many more as fill an operand
   bool border;   // some query does not see some key
   Pair(const TrainAttendArgs<float>& args, int64_t query, int64_t key)
       : a(args),
@@ -137,7 +144,7 @@ struct Pair {
         queries(least(a.T - i0, kQueryBlock)),
         j0(key),
         keys(least(a.T - j0, kKeyBlock)),
-        rows((keys + 7) / 8 * 8),
+        rows(padded_k(keys)),
         border(j0 + keys > i0 || a.doc_start[i0 + queries - 1] > j0 || queries < kQueryBlock || rows != keys) {}
 };
 

@@ -23,6 +23,7 @@
 #endif
 
 #define WESTLAKE_VNNI 0
+#define WESTLAKE_TILES 0
 #define WESTLAKE_BF16 0
 
 // The order is that of use.
@@ -34,6 +35,7 @@ namespace {
 #include "kernels/x86/operands256.h"
 #include "kernels/x86/train_pack.h"
 #include "kernels/x86/train_products.h"
+#include "kernels/x86/train_multiply.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/train_rows.h"
 #include "kernels/x86/train_attend.h"

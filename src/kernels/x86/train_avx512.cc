@@ -30,6 +30,7 @@
 #endif
 
 #define WESTLAKE_VNNI 0
+#define WESTLAKE_TILES 0
 #define WESTLAKE_BF16 0
 
 // The order is that of use.
@@ -41,6 +42,7 @@ namespace {
 #include "kernels/x86/operands512.h"
 #include "kernels/x86/train_pack.h"
 #include "kernels/x86/train_products.h"
+#include "kernels/x86/train_multiply.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/train_rows.h"
 #include "kernels/x86/train_attend.h"

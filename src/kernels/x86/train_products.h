@@ -96,13 +96,14 @@ constexpr int64_t kTileColumns = 2 * kLanes;
 struct Tile {
   const std::byte* a;
   int64_t a_row;
+  int64_t rows;
   const std::byte* b;
   int64_t words;  // Requires: a multiple of four
   float* c;
   int64_t ldc;
   int64_t columns;  // of C, 1 .. kTileColumns
   bool add;
-  const float* next;  // C of the tile that comes next, which is asked for meanwhile; null: it is in the cache
+  const float* next = nullptr;  // C of the tile that comes next, which is asked for meanwhile; null: it is in the cache
 };
 
 template <typename Unit, int R>
@@ -160,9 +161,9 @@ inline void tile(const Tile& t) {
 }
 
 template <typename Unit>
-inline void tile_of_rows(int64_t rows, const Tile& t) {
+inline void tile_of_rows(const Tile& t) {
   static_assert(Unit::kRows <= 14);
-  switch (rows) {
+  switch (t.rows) {
 #define WESTLAKE_TILE(R)                                     \
   case R:                                                    \
     if constexpr (R <= Unit::kRows) return tile<Unit, R>(t); \
@@ -215,30 +216,17 @@ inline void multiply_block(const Block& p) {
         const float* next = nullptr;
         if (p.c_far && i + 1 < tiles) next = p.c + end * p.ldc + column;
         if (p.c_far && i + 1 == tiles && column + kTileColumns < p.n) next = p.c + column + kTileColumns;
-        tile_of_rows<Unit>(end - row, {p.a + row * p.a_row + 4 * w, p.a_row, b, words, p.c + row * p.ldc + column,
-                                       p.ldc, columns, p.add || w > 0, next});
+        tile_of_rows<Unit>({.a = p.a + row * p.a_row + 4 * w,
+                            .a_row = p.a_row,
+                            .rows = end - row,
+                            .b = b,
+                            .words = words,
+                            .c = p.c + row * p.ldc + column,
+                            .ldc = p.ldc,
+                            .columns = columns,
+                            .add = p.add || w > 0,
+                            .next = next});
       }
     }
   }
-}
-
-inline int64_t words_of(Precision p, int64_t K) {
-  return ((p == Precision::kBf16 ? (K + 1) / 2 : K) + 3) / 4 * 4;
-}
-
-inline void multiply(Precision p, const Product<float>& product, int64_t row, int64_t m, int64_t panel, int64_t n) {
-  const int64_t begin = panel * kPanelN,
-                end = (panel + n) * kPanelN < product.b.N ? (panel + n) * kPanelN : product.b.N;
-  const Block block = {product.a.data + row * product.a.row_bytes,
-                       product.a.row_bytes,
-                       m,
-                       product.b.data + panel * product.b.panel_bytes,
-                       product.b.panel_bytes,
-                       end - begin,
-                       words_of(p, product.a.K),
-                       product.c + row * product.ldc + begin,
-                       product.ldc,
-                       product.add,
-                       true};
-  return p == Precision::kBf16 ? multiply_block<Bf16Unit>(block) : multiply_block<FullUnit>(block);
 }
