@@ -24,16 +24,16 @@ double chunk_loss(TrainContext<Real>& ctx, Param<Real>& head, const Real* h, con
                   const int32_t* rows, int64_t n, double scale, Real* dh, float* token_loss) {
   const int64_t V = head.rows, D = head.cols;
   const ArenaScope scope(ctx.arena);
-  Real* state = ctx.arena.template take<Real>(n * D);
+  const LinearTape<Real> tape = linear_tape(ctx, n, D);
   Real* logits = ctx.arena.template take<Real>(n * V);
   double* nats = ctx.arena.template take<double>(n);
-  ctx.for_pieces(n, kRowPiece, [&](int64_t begin, int64_t end, int64_t, int) {
-    for (int64_t i = begin; i < end; ++i) std::copy(h + rows[i] * D, h + (rows[i] + 1) * D, state + i * D);
-  });
   {
     const ArenaScope inner(ctx.arena);
-    const Product<Real> product = {pack_left(ctx, state, D, n, D, false), head.forward, logits, V};
-    multiply<Real>(ctx, {&product, 1});
+    const LeftOperand state = linear_input_of(ctx, tape, [&](int64_t begin, int64_t end, Real* to) {
+      for (int64_t i = begin; i < end; ++i) std::copy(h + rows[i] * D, h + (rows[i] + 1) * D, to + (i - begin) * D);
+    });
+    const LinearOut<Real> out[] = {{&head, logits, V}};
+    linear_products<Real>(ctx, state, out);
   }
   ctx.for_pieces(n, kRowPiece, [&](int64_t begin, int64_t end, int64_t, int) {
     for (int64_t i = begin; i < end; ++i) {
@@ -49,10 +49,8 @@ double chunk_loss(TrainContext<Real>& ctx, Param<Real>& head, const Real* h, con
   }
   if (dh == nullptr) return sum;
   Real* dstate = ctx.arena.template take<Real>(n * D);
-  const Product<Real> products[] = {
-      {pack_left(ctx, logits, V, n, V, false), head.backward, dstate, D},
-      {pack_left(ctx, logits, V, V, n, true), pack_right(ctx, state, D, n, D, false), head.grad, D, true}};
-  multiply<Real>(ctx, products);
+  const LinearGrad<Real> grads[] = {{&head, logits, V}};
+  linear_backward<Real>(ctx, tape, grads, dstate, D, false);
   ctx.for_pieces(n, kRowPiece, [&](int64_t begin, int64_t end, int64_t, int) {
     for (int64_t i = begin; i < end; ++i) std::copy(dstate + i * D, dstate + (i + 1) * D, dh + rows[i] * D);
   });

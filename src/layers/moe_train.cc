@@ -6,7 +6,6 @@ namespace westlake {
 namespace {
 
 constexpr int64_t kRowPiece = 16;
-constexpr int64_t kPackRows = 32;
 
 int64_t pieces(int64_t n, int64_t piece) {
   return (n + piece - 1) / piece;
@@ -33,70 +32,79 @@ void group(const int32_t* experts, int64_t pairs, int64_t E, MoeGroups& g) {
   }
 }
 
-// The groups of rows of one matrix as operands of dW, one behind the other.
+// Matrices of grouped rows [pairs, M] as operands: by rows for the products that keep the rows, and every group by
+// columns, one group behind the other, for its dW. Work is cut in pieces of kOperandK rows of a group.
 template <typename Real>
 class GroupOperands {
  public:
-  GroupOperands(TrainContext<Real>& ctx, const MoeGroups& groups, int64_t E)
-      : ctx_(ctx), groups_(groups), E_(E), p_(ctx.precision), left_start_(E + 1) {
+  GroupOperands(TrainContext<Real>& ctx, const MoeGroups& groups, int64_t E, int64_t pairs)
+      : ctx_(ctx), groups_(groups), E_(E), pairs_(pairs), p_(ctx.precision), left_start_(E + 1) {
     for (int64_t e = 0; !ctx.planning && e < E; ++e)
       left_start_[e + 1] = left_start_[e] + left_row_bytes<Real>(p_, rows_of(e));
   }
 
   int64_t rows_of(int64_t e) const { return groups_.start[e + 1] - groups_.start[e]; }
 
-  // x: [pairs, M]. x^T of every group, from the arena.
-  std::byte* pack_left(const Real* x, int64_t M, int64_t pairs) {
+  // Room for the operands, from the arena.
+  std::byte* take_rows(int64_t M) { return ctx_.arena.template take<std::byte>(left_bytes<Real>(p_, pairs_, M)); }
+  std::byte* take_left_columns(int64_t M) {
     // Rows of every group, at the most: those of all pairs, and a group's padding.
-    const int64_t row_bytes = left_row_bytes<Real>(p_, pairs) + E_ * left_row_bytes<Real>(p_, kOperandK);
-    std::byte* to = ctx_.arena.template take<std::byte>(M * row_bytes);
-    const int64_t parts = pieces(M, kPackRows);
-    ctx_.for_pieces(E_ * parts, 1, [&](int64_t i, int64_t, int64_t, int) {
-      const int64_t e = i / parts, row = i % parts * kPackRows, n = rows_of(e);
-      if (n == 0) return;
-      ctx_.kernels.pack_left(p_, x + groups_.start[e] * M, M, true, row, std::min(kPackRows, M - row), n,
-                             to + M * left_start_[e]);
-    });
-    return to;
-  }
-  LeftOperand left(const std::byte* base, int64_t M, int64_t e) const {
-    return {base + M * left_start_[e], M, rows_of(e), left_row_bytes<Real>(p_, rows_of(e))};
+    const int64_t row_bytes = left_row_bytes<Real>(p_, pairs_) + E_ * left_row_bytes<Real>(p_, kOperandK);
+    return ctx_.arena.template take<std::byte>(M * row_bytes);
   }
 
-  // x: [pairs, N]. x of every group, into `to`.
-  void pack_right(const Real* x, int64_t N, std::byte* to) {
-    const int64_t panels = pieces(N, kPanelN);
-    ctx_.for_pieces(E_ * panels, 1, [&](int64_t i, int64_t, int64_t, int) {
-      const int64_t e = i / panels, n = rows_of(e);
-      if (n == 0) return;
-      ctx_.kernels.pack_right(p_, x + groups_.start[e] * N, N, false, i % panels, 1, n, N,
-                              to + right_bytes<Real>(p_, groups_.operand_start[e], N));
+  // A piece of a group: rows [first, first + n) of the grouped matrix, the first is row `local` of group e.
+  struct Piece {
+    int64_t e, first, n, local;
+  };
+  // f(piece, temporary): each by whoever is free, with `numbers` of its own.
+  template <typename F>
+  void for_pieces(int64_t numbers, F&& f) {
+    const ArenaScope scope(ctx_.arena);
+    Real* temporary = ctx_.arena.template take<Real>(numbers * ctx_.pool.size());
+    if (ctx_.planning) return;
+    const int64_t* start = groups_.operand_start;
+    ctx_.for_pieces(start[E_], kOperandK, [&](int64_t begin, int64_t, int64_t, int thread) {
+      const int64_t e = std::upper_bound(start, start + E_ + 1, begin) - start - 1, local = begin - start[e];
+      f(Piece{e, groups_.start[e] + local, std::min(kOperandK, rows_of(e) - local), local},
+        temporary + thread * numbers);
     });
   }
-  RightOperand right(const std::byte* base, int64_t N, int64_t e) const {
-    return {base + right_bytes<Real>(p_, groups_.operand_start[e], N), rows_of(e), N,
+  // x: the rows of a piece, M numbers each.
+  void pack(const Piece& piece, const Real* x, int64_t M, std::byte* rows, std::byte* columns, bool columns_left) {
+    const int64_t before =
+        columns_left ? M * left_start_[piece.e] : right_bytes<Real>(p_, groups_.operand_start[piece.e], M);
+    ctx_.kernels.pack_both(p_, x, M, piece.local, piece.n, rows_of(piece.e), M,
+                           rows + groups_.start[piece.e] * left_row_bytes<Real>(p_, M), columns + before, columns_left);
+  }
+
+  LeftOperand rows(const std::byte* base, int64_t M, int64_t e) const {
+    const int64_t bytes = left_row_bytes<Real>(p_, M);
+    return {base + groups_.start[e] * bytes, rows_of(e), M, bytes};
+  }
+  LeftOperand left_columns(const std::byte* base, int64_t M, int64_t e) const {
+    return {base + M * left_start_[e], M, rows_of(e), left_row_bytes<Real>(p_, rows_of(e))};
+  }
+  RightOperand right_columns(const std::byte* base, int64_t M, int64_t e) const {
+    return {base + right_bytes<Real>(p_, groups_.operand_start[e], M), rows_of(e), M,
             right_panel_bytes<Real>(p_, rows_of(e))};
   }
 
  private:
   TrainContext<Real>& ctx_;
   const MoeGroups& groups_;
-  int64_t E_;
+  int64_t E_, pairs_;
   Precision p_;
   std::vector<int64_t> left_start_;  // bytes of a row in all groups before, as left operands
 };
 
-// Rows of x [N, D] in the order of the groups.
+// The rows of x [N, D] that the pairs of a piece belong to.
 template <typename Real>
-Real* gather(TrainContext<Real>& ctx, const MoeGroups& groups, int64_t K, int64_t pairs, const Real* x, int64_t D) {
-  Real* rows = ctx.arena.template take<Real>(pairs * D);
-  ctx.for_pieces(pairs, kRowPiece, [&](int64_t begin, int64_t end, int64_t, int) {
-    for (int64_t r = begin; r < end; ++r) {
-      const Real* from = x + groups.pair[r] / K * D;
-      std::copy(from, from + D, rows + r * D);
-    }
-  });
-  return rows;
+void gather(const MoeGroups& groups, int64_t K, int64_t first, int64_t n, const Real* x, int64_t D, Real* to) {
+  for (int64_t i = 0; i < n; ++i) {
+    const Real* from = x + groups.pair[first + i] / K * D;
+    std::copy(from, from + D, to + i * D);
+  }
 }
 
 // y[t] += the rows of token t, in the order of their rank.
@@ -155,38 +163,43 @@ double moe_forward(TrainContext<Real>& ctx, const RouterOptions& o, const MoeTra
   if (!ctx.planning) group(tape.router.experts, pairs, E, tape.groups);
   if (load != nullptr) load->assign(E, 0);
   const ArenaScope scope(ctx.arena);
-  GroupOperands<Real> operands(ctx, groups, E);
-  Real* hidden = ctx.arena.template take<Real>(pairs * F);
+  GroupOperands<Real> operands(ctx, groups, E, pairs);
+  using Piece = typename GroupOperands<Real>::Piece;
   std::vector<Product<Real>> products;
   {
     const ArenaScope inner(ctx.arena);
-    const Real* grouped = gather(ctx, groups, K, pairs, x, D);
-    operands.pack_right(grouped, D, tape.x_operands);
-    const LeftOperand left = pack_left(ctx, grouped, D, pairs, D, false);
+    std::byte* x_rows = operands.take_rows(D);
+    operands.for_pieces(kOperandK * D, [&](const Piece& piece, Real* temporary) {
+      gather(groups, K, piece.first, piece.n, x, D, temporary);
+      operands.pack(piece, temporary, D, x_rows, tape.x_operands, false);
+    });
     for (int64_t e = 0; !ctx.planning && e < E; ++e) {
       const int64_t first = groups.start[e], n = operands.rows_of(e);
       if (load != nullptr) (*load)[e] = n;
       if (n == 0) continue;
-      products.push_back({left.rows(first, n), p.experts[e].gate_proj->forward, tape.gate + first * F, F});
-      products.push_back({left.rows(first, n), p.experts[e].up_proj->forward, tape.up + first * F, F});
+      const LeftOperand rows_of_e = operands.rows(x_rows, D, e);
+      products.push_back({rows_of_e, p.experts[e].gate_proj->forward, tape.gate + first * F, F});
+      products.push_back({rows_of_e, p.experts[e].up_proj->forward, tape.up + first * F, F});
     }
     multiply<Real>(ctx, products);
   }
-  Real* temporary = ctx.arena.template take<Real>(F * ctx.pool.size());
-  ctx.for_pieces(pairs, kRowPiece, [&](int64_t begin, int64_t end, int64_t, int thread) {
-    Real* h = temporary + thread * F;
-    for (int64_t r = begin; r < end; ++r) {
+  std::byte* hidden_rows = operands.take_rows(F);
+  operands.for_pieces((kOperandK + 1) * F, [&](const Piece& piece, Real* temporary) {
+    Real* h = temporary + kOperandK * F;
+    for (int64_t i = 0; i < piece.n; ++i) {
+      const int64_t r = piece.first + i;
       ctx.kernels.silu_mul(tape.gate + r * F, tape.up + r * F, F, h);
-      scale_row(ctx, tape.router.weights[groups.pair[r]], h, F, hidden + r * F);
+      scale_row(ctx, tape.router.weights[groups.pair[r]], h, F, temporary + i * F);
     }
+    operands.pack(piece, temporary, F, hidden_rows, tape.hidden_operands, false);
   });
-  operands.pack_right(hidden, F, tape.hidden_operands);
-  const LeftOperand left = pack_left(ctx, hidden, F, pairs, F, false);
+  if (out == nullptr) return balance;
   Real* down = ctx.arena.template take<Real>(pairs * D);
   products.clear();
   for (int64_t e = 0; !ctx.planning && e < E; ++e) {
-    const int64_t first = groups.start[e], n = operands.rows_of(e);
-    if (n > 0) products.push_back({left.rows(first, n), p.experts[e].down_proj->forward, down + first * D, D});
+    if (operands.rows_of(e) == 0) continue;
+    products.push_back(
+        {operands.rows(hidden_rows, F, e), p.experts[e].down_proj->forward, down + groups.start[e] * D, D});
   }
   multiply<Real>(ctx, products);
   scatter_add(ctx, groups, K, N, down, D, out);
@@ -206,33 +219,37 @@ void moe_backward(TrainContext<Real>& ctx, const RouterOptions& o, const MoeTrai
   }
   const OpTimer timer(ctx.profile, "experts backward");
   const ArenaScope scope(ctx.arena);
-  GroupOperands<Real> operands(ctx, groups, E);
+  GroupOperands<Real> operands(ctx, groups, E, pairs);
+  using Piece = typename GroupOperands<Real>::Piece;
   Real* dweights = ctx.arena.template take<Real>(pairs);
+  Real* dhidden = ctx.arena.template take<Real>(pairs * F);  // of w h
   {
     const ArenaScope inner(ctx.arena);
-    Real* dhidden = ctx.arena.template take<Real>(pairs * F);  // of w h
-    {
-      const ArenaScope innermost(ctx.arena);
-      const Real* grouped = gather(ctx, groups, K, pairs, dout, D);
-      const LeftOperand left = pack_left(ctx, grouped, D, pairs, D, false);
-      const std::byte* left_t = operands.pack_left(grouped, D, pairs);
-      std::vector<Product<Real>> products;
-      for (int64_t e = 0; !ctx.planning && e < E; ++e) {
-        const int64_t first = groups.start[e], n = operands.rows_of(e);
-        if (n == 0) continue;
-        Param<Real>& down = *p.experts[e].down_proj;
-        products.push_back({left.rows(first, n), down.backward, dhidden + first * F, F});
-        products.push_back(
-            {operands.left(left_t, D, e), operands.right(tape.hidden_operands, F, e), down.grad, F, true});
-      }
-      multiply<Real>(ctx, products);
+    std::byte* dout_rows = operands.take_rows(D);
+    std::byte* dout_columns = operands.take_left_columns(D);
+    operands.for_pieces(kOperandK * D, [&](const Piece& piece, Real* temporary) {
+      gather(groups, K, piece.first, piece.n, dout, D, temporary);
+      operands.pack(piece, temporary, D, dout_rows, dout_columns, true);
+    });
+    std::vector<Product<Real>> products;
+    for (int64_t e = 0; !ctx.planning && e < E; ++e) {
+      if (operands.rows_of(e) == 0) continue;
+      Param<Real>& down = *p.experts[e].down_proj;
+      products.push_back({operands.rows(dout_rows, D, e), down.backward, dhidden + groups.start[e] * F, F});
+      products.push_back({operands.left_columns(dout_columns, D, e), operands.right_columns(tape.hidden_operands, F, e),
+                          down.grad, F, true});
     }
-    const int64_t numbers = 2 * F;
-    Real* temporary = ctx.arena.template take<Real>(numbers * ctx.pool.size());
-    ctx.for_pieces(pairs, kRowPiece, [&](int64_t begin, int64_t end, int64_t, int thread) {
-      Real* h = temporary + thread * numbers;
+    multiply<Real>(ctx, products);
+  }
+  {
+    const ArenaScope inner(ctx.arena);
+    std::byte* dgate_rows = operands.take_rows(F);
+    std::byte* dup_rows = operands.take_rows(F);
+    std::byte* dgate_columns = operands.take_left_columns(F);
+    std::byte* dup_columns = operands.take_left_columns(F);
+    operands.for_pieces(2 * F, [&](const Piece& piece, Real* h) {
       Real* dh = h + F;
-      for (int64_t r = begin; r < end; ++r) {
+      for (int64_t r = piece.first; r < piece.first + piece.n; ++r) {
         Real* gate = tape.gate + r * F;
         Real* up = tape.up + r * F;
         ctx.kernels.silu_mul(gate, up, F, h);
@@ -240,25 +257,20 @@ void moe_backward(TrainContext<Real>& ctx, const RouterOptions& o, const MoeTrai
         scale_row(ctx, tape.router.weights[groups.pair[r]], dhidden + r * F, F, dh);
         ctx.kernels.silu_mul_backward(gate, up, dh, F, gate, up);
       }
+      operands.pack(piece, tape.gate + piece.first * F, F, dgate_rows, dgate_columns, true);
+      operands.pack(piece, tape.up + piece.first * F, F, dup_rows, dup_columns, true);
     });
-  }
-  {
-    const ArenaScope inner(ctx.arena);
     Real* drows = ctx.arena.template take<Real>(pairs * D);
-    const LeftOperand dgate = pack_left(ctx, tape.gate, F, pairs, F, false);
-    const LeftOperand dup = pack_left(ctx, tape.up, F, pairs, F, false);
-    const std::byte* dgate_t = operands.pack_left(tape.gate, F, pairs);
-    const std::byte* dup_t = operands.pack_left(tape.up, F, pairs);
     std::vector<Product<Real>> products, second;  // sums into the same rows follow one another
     for (int64_t e = 0; !ctx.planning && e < E; ++e) {
-      const int64_t first = groups.start[e], n = operands.rows_of(e);
-      if (n == 0) continue;
+      if (operands.rows_of(e) == 0) continue;
       const SwigluTrainParams<Real>& expert = p.experts[e];
-      const RightOperand x = operands.right(tape.x_operands, D, e);
-      products.push_back({operands.left(dgate_t, F, e), x, expert.gate_proj->grad, D, true});
-      products.push_back({operands.left(dup_t, F, e), x, expert.up_proj->grad, D, true});
-      products.push_back({dgate.rows(first, n), expert.gate_proj->backward, drows + first * D, D});
-      second.push_back({dup.rows(first, n), expert.up_proj->backward, drows + first * D, D, true});
+      const RightOperand x = operands.right_columns(tape.x_operands, D, e);
+      Real* dx_rows = drows + groups.start[e] * D;
+      products.push_back({operands.left_columns(dgate_columns, F, e), x, expert.gate_proj->grad, D, true});
+      products.push_back({operands.left_columns(dup_columns, F, e), x, expert.up_proj->grad, D, true});
+      products.push_back({operands.rows(dgate_rows, F, e), expert.gate_proj->backward, dx_rows, D});
+      second.push_back({operands.rows(dup_rows, F, e), expert.up_proj->backward, dx_rows, D, true});
     }
     multiply<Real>(ctx, products);
     multiply<Real>(ctx, second);

@@ -48,8 +48,8 @@ template <typename Real>
 MoeTape<Real> moe_tape(TrainContext<Real>& ctx, const RouterOptions& options, const MoeTrainParams<Real>& params,
                        const TrainRows& rows, bool balance);
 
-// x: [N, D], normed; out += the layer. balance_alpha [B]: as balance_loss, whose value is returned; null: none.
-// load (may be null): pairs that each expert received.
+// x: [N, D], normed; out += the layer, or null: the tape alone. balance_alpha [B]: as balance_loss, whose value is
+// returned; null: none. load (may be null): pairs that each expert received.
 template <typename Real>
 double moe_forward(TrainContext<Real>& ctx, const RouterOptions& options, const MoeTrainParams<Real>& params,
                    const TrainRows& rows, const double* balance_alpha, const Real* x, Real* out, MoeTape<Real>& tape,

@@ -1,12 +1,8 @@
 #include "layers/swiglu_train.h"
 
+#include "base/check.h"
+
 namespace westlake {
-namespace {
-
-constexpr int64_t kNumberPiece = 16384;
-
-}  // namespace
-
 template <typename Real>
 SwigluTape<Real> swiglu_tape(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& params, int64_t T) {
   const int64_t D = params.gate_proj->cols, F = params.gate_proj->rows;
@@ -21,17 +17,18 @@ SwigluTape<Real> swiglu_tape(TrainContext<Real>& ctx, const SwigluTrainParams<Re
 template <typename Real>
 void swiglu_forward(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& params, const Real* x, int64_t T, Real* out,
                     SwigluTape<Real>& tape) {
+  CHECK(tape.x.T == T);
   const OpTimer timer(ctx.profile, "feed-forward");
   const int64_t D = params.gate_proj->cols, F = params.gate_proj->rows;
   const ArenaScope scope(ctx.arena);
-  Real* hidden = ctx.arena.template take<Real>(T * F);
   const LinearOut<Real> gate_up[] = {{params.gate_proj, tape.gate, F}, {params.up_proj, tape.up, F}};
   linear_forward<Real>(ctx, x, D, gate_up, tape.x);
-  ctx.for_pieces(T * F, kNumberPiece, [&](int64_t begin, int64_t end, int64_t, int) {
-    ctx.kernels.silu_mul(tape.gate + begin, tape.up + begin, end - begin, hidden + begin);
+  const LeftOperand hidden = linear_input_of(ctx, tape.hidden, [&](int64_t begin, int64_t end, Real* rows) {
+    ctx.kernels.silu_mul(tape.gate + begin * F, tape.up + begin * F, (end - begin) * F, rows);
   });
+  if (out == nullptr) return;
   const LinearOut<Real> down[] = {{params.down_proj, out, D, /*add=*/true}};
-  linear_forward<Real>(ctx, hidden, F, down, tape.hidden);
+  linear_products<Real>(ctx, hidden, down);
 }
 
 template <typename Real>
@@ -43,12 +40,17 @@ void swiglu_backward(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& par
   Real* dhidden = ctx.arena.template take<Real>(T * F);
   const LinearGrad<Real> down[] = {{params.down_proj, dout, D}};
   linear_backward<Real>(ctx, tape.hidden, down, dhidden, F, false);
-  ctx.for_pieces(T * F, kNumberPiece, [&](int64_t begin, int64_t end, int64_t, int) {
-    ctx.kernels.silu_mul_backward(tape.gate + begin, tape.up + begin, dhidden + begin, end - begin, tape.gate + begin,
-                                  tape.up + begin);
+  // dgate and dup of some tokens go into their operands while they are in the cache.
+  const GradOperands dgate = grad_operands(ctx, T, F), dup = grad_operands(ctx, T, F);
+  ctx.for_pieces(T, kOperandK, [&](int64_t begin, int64_t end, int64_t, int) {
+    Real* gate = tape.gate + begin * F;
+    Real* up = tape.up + begin * F;
+    ctx.kernels.silu_mul_backward(gate, up, dhidden + begin * F, (end - begin) * F, gate, up);
+    pack_grad_rows(ctx, gate, F, begin, end, dgate);
+    pack_grad_rows(ctx, up, F, begin, end, dup);
   });
-  const LinearGrad<Real> gate_up[] = {{params.gate_proj, tape.gate, F}, {params.up_proj, tape.up, F}};
-  linear_backward<Real>(ctx, tape.x, gate_up, dx, D, false);
+  const LinearPackedGrad<Real> gate_up[] = {{params.gate_proj, dgate}, {params.up_proj, dup}};
+  linear_backward_packed<Real>(ctx, tape.x, gate_up, dx, D, false);
 }
 
 #define WESTLAKE_FOR_REAL(Real)                                                                                      \

@@ -26,7 +26,7 @@ struct SwigluTape {
 template <typename Real>
 SwigluTape<Real> swiglu_tape(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& params, int64_t T);
 
-// x: [T, D]; out += y: [T, D].
+// x: [T, D]; out += y: [T, D], or null: the tape alone, for who runs a layer again before its backward.
 template <typename Real>
 void swiglu_forward(TrainContext<Real>& ctx, const SwigluTrainParams<Real>& params, const Real* x, int64_t T, Real* out,
                     SwigluTape<Real>& tape);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <string>
@@ -85,6 +86,10 @@ class TrainBed {
     ctx_.planning = false;
     EXPECT_EQ(arena_.mark(), 0);
     arena_.reserve(arena_.peak_bytes());
+    // NaN everywhere: who reads what nobody has written shows.
+    const ArenaScope scope(arena_);
+    const int64_t bytes = arena_.peak_bytes();
+    std::memset(arena_.template take<std::byte>(bytes), 0xff, bytes);
   }
 
   double loss() {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 
 namespace westlake {
@@ -36,7 +37,11 @@ struct CaseRun {
     model = std::move(*loaded);
     TrainOptions options = c.options();
     options.recompute = recompute;
-    arena.reserve(model.plan(ctx, c.B, c.T, options));
+    const int64_t bytes = model.plan(ctx, c.B, c.T, options);
+    arena.reserve(bytes);
+    // NaN everywhere: who reads what nobody has written shows.
+    const ArenaScope scope(arena);
+    std::memset(arena.take<std::byte>(bytes), 0xff, bytes);
   }
   TrainCase c;
   TrainModel<Real> model;

@@ -84,7 +84,8 @@ TrainRows Pass<Real>::rows_of(const TrainBatch& batch) {
   return rows;
 }
 
-// mid = x + attention(norm(x)); out = mid + feed_forward(norm(mid)). count: the balance loss and the load are new.
+// mid = x + attention(norm(x)); out = mid + feed_forward(norm(mid)); out null: the tape alone. count: the balance loss
+// and the load are new.
 template <typename Real>
 void Pass<Real>::layer_forward(const TrainLayer<Real>& layer, const TrainRows& rows, const Real* x, Real* out,
                                LayerTape<Real>& tape, std::vector<int64_t>* load, bool count) {
@@ -113,7 +114,7 @@ void Pass<Real>::layer_forward(const TrainLayer<Real>& layer, const TrainRows& r
   }
   rms_norm_forward(ctx_, tape.mid, D_, *layer.post_attention_layernorm, config_.rms_norm_eps, N, normed, D_,
                    tape.mlp_norm);
-  copy_numbers(ctx_, tape.mid, N * D_, out);
+  if (out != nullptr) copy_numbers(ctx_, tape.mid, N * D_, out);
   if (layer.moe) {
     const double balance = moe_forward(ctx_, router_, layer.moe_params, rows,
                                        balanced() ? balance_alpha_.data() : nullptr, normed, out, tape.moe, load);
@@ -186,7 +187,10 @@ void Pass<Real>::run(const TrainBatch& batch, const Rope& rope, bool backward, f
   rms_norm_backward(ctx_, norm, *layers_.norm, dstate, D_, N, dx, D_);
   for (int64_t l = L - 1; l >= 0; --l) {
     const ArenaScope layer_scope(ctx_.arena);
-    if (options_.recompute) layer_forward(layers_.layers[l], rows, stream[l], stream[l + 1], tapes[l], nullptr, false);
+    if (options_.recompute) {
+      Real* tape_alone = nullptr;
+      layer_forward(layers_.layers[l], rows, stream[l], tape_alone, tapes[l], nullptr, false);
+    }
     layer_backward(layers_.layers[l], rows, tapes[l], dx);
   }
   embedding_backward(ctx_, *layers_.embed_tokens, batch.inputs, N, dx);
