@@ -41,6 +41,7 @@ class GroupOperands {
       : ctx_(ctx), groups_(groups), E_(E), pairs_(pairs), p_(ctx.precision), left_start_(E + 1) {
     for (int64_t e = 0; !ctx.planning && e < E; ++e)
       left_start_[e + 1] = left_start_[e] + left_row_bytes<Real>(p_, rows_of(e));
+    CHECK(ctx.planning || left_start_[E] <= left_columns_bytes());
   }
 
   int64_t rows_of(int64_t e) const { return groups_.start[e + 1] - groups_.start[e]; }
@@ -48,9 +49,7 @@ class GroupOperands {
   // Room for the operands, from the arena.
   std::byte* take_rows(int64_t M) { return ctx_.arena.template take<std::byte>(left_bytes<Real>(p_, pairs_, M)); }
   std::byte* take_left_columns(int64_t M) {
-    // Rows of every group, at the most: those of all pairs, and a group's padding.
-    const int64_t row_bytes = left_row_bytes<Real>(p_, pairs_) + E_ * left_row_bytes<Real>(p_, kOperandK);
-    return ctx_.arena.template take<std::byte>(M * row_bytes);
+    return ctx_.arena.template take<std::byte>(M * left_columns_bytes());
   }
 
   // A piece of a group: rows [first, first + n) of the grouped matrix, the first is row `local` of group e.
@@ -91,6 +90,12 @@ class GroupOperands {
   }
 
  private:
+  // Of a row over all groups, at the most: the numbers of all pairs, and for a group the padding of its numbers and of
+  // its lines.
+  int64_t left_columns_bytes() const {
+    return left_row_bytes<Real>(p_, pairs_) + E_ * left_row_bytes<Real>(p_, 2 * kOperandK);
+  }
+
   TrainContext<Real>& ctx_;
   const MoeGroups& groups_;
   int64_t E_, pairs_;
