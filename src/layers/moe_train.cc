@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/check.h"
+
 namespace westlake {
 namespace {
 
@@ -48,9 +50,7 @@ class GroupOperands {
 
   // Room for the operands, from the arena.
   std::byte* take_rows(int64_t M) { return ctx_.arena.template take<std::byte>(left_bytes<Real>(p_, pairs_, M)); }
-  std::byte* take_left_columns(int64_t M) {
-    return ctx_.arena.template take<std::byte>(M * left_columns_bytes());
-  }
+  std::byte* take_left_columns(int64_t M) { return ctx_.arena.template take<std::byte>(M * left_columns_bytes()); }
 
   // A piece of a group: rows [first, first + n) of the grouped matrix, the first is row `local` of group e.
   struct Piece {
