@@ -3,6 +3,19 @@
 #include "kernels/levels.h"
 
 namespace westlake {
+namespace {
+
+#if defined(__x86_64__)
+// `base` and products in bfloat16.
+KernelTable with_bf16(KernelTable base, std::string_view name, const Bf16Kernels& bf16) {
+  base.name = name;
+  base.round_bf16 = bf16.round_bf16;
+  base.gemm_bf16 = bf16.gemm_bf16;
+  return base;
+}
+#endif
+
+}  // namespace
 
 const std::vector<const KernelTable*>& available_kernels() {
   static const std::vector<const KernelTable*> levels = [] {
@@ -12,6 +25,8 @@ const std::vector<const KernelTable*>& available_kernels() {
     if (cpu.avx2) found.push_back(&kAvx2Kernels);
     if (cpu.avx512) found.push_back(&kAvx512Kernels);
     if (cpu.avx512_vnni) found.push_back(&kAvx512VnniKernels);
+    static const KernelTable bf16 = with_bf16(kAvx512VnniKernels, "avx512_bf16", kAvx512Bf16);
+    if (cpu.avx512_vnni && cpu.avx512_bf16) found.push_back(&bf16);
 #endif
     return found;
   }();
