@@ -11,7 +11,8 @@
 //            |            | ->          for all tokens of a tile, tokens in the L1 cache for all rows of the block; the
 //            +---------------------     chains of a block wait in `sums` and are added by one tree, sixteen at a time.
 //
-// Weights are read where they lie, in two-byte pairs as they are: nothing is unpacked, transposed or copied.
+// Weights are read where they lie, in two-byte pairs as they are: nothing is unpacked, transposed or copied,
+// and nothing is asked for beforehand: four streams are the hardware's to follow (docs/log.md).
 // Order: each (row, token) is 16 chains of dots over ascending k, then one fixed tree, whatever T and the ranges. The
 // dot rounds in its own way, denormals are zero (vdpbf16ps does not look at MXCSR): the bits are those of the level.
 
@@ -37,8 +38,7 @@ constexpr int64_t place_of(int64_t r) {
 }
 
 // sums[t][place_of(r)] += w[r] . x[t] over n columns, for rows [r0, r0 + R) of a block. kFirst: `sums` are not read.
-// kAsk: the next R rows are asked for.
-template <int R, int NT, bool kFirst, bool kAsk>
+template <int R, int NT, bool kFirst>
 inline void multiply(const std::byte* w, int64_t w_stride, int64_t r0, const uint16_t* x, int64_t ldx, int64_t n,
                      Floats (*sums)[kBlock]) {
   Floats sum[R][NT];
@@ -53,7 +53,6 @@ inline void multiply(const std::byte* w, int64_t w_stride, int64_t r0, const uin
     for (int t = 0; t < NT; ++t) values[t] = load_i(x + t * ldx + k);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      if constexpr (kAsk) prefetch(w + (R + r) * w_stride + 2 * k);
       const Ints weights = load_i(w + r * w_stride + 2 * k);
 #pragma GCC unroll 6
       for (int t = 0; t < NT; ++t) sum[r][t] = dot_pairs(sum[r][t], weights, values[t]);
@@ -67,27 +66,26 @@ inline void multiply(const std::byte* w, int64_t w_stride, int64_t r0, const uin
 }
 
 // All of a block's `count` rows over columns [k0, k0 + n).
-template <int NT, bool kFirst, bool kAsk>
+template <int NT, bool kFirst>
 inline void multiply_block(const Mat& w, int64_t row, int64_t count, int64_t k0, const uint16_t* x, int64_t n,
                            Floats (*sums)[kBlock]) {
   const auto at = [&](int64_t r) { return w.row(row + r) + 2 * k0; };
   int64_t r = 0;
-  for (; r + kRows <= count; r += kRows)
-    multiply<kRows, NT, kFirst, kAsk>(at(r), w.row_bytes, r, x + k0, w.cols, n, sums);
-  for (; r < count; ++r) multiply<1, NT, kFirst, kAsk>(at(r), w.row_bytes, r, x + k0, w.cols, n, sums);
+  for (; r + kRows <= count; r += kRows) multiply<kRows, NT, kFirst>(at(r), w.row_bytes, r, x + k0, w.cols, n, sums);
+  for (; r < count; ++r) multiply<1, NT, kFirst>(at(r), w.row_bytes, r, x + k0, w.cols, n, sums);
 }
 
 // y[t][row + r] for the `count` rows of a block and NT tokens.
-template <int NT, bool kAsk>
+template <int NT>
 inline void block_of_tokens(const Mat& w, int64_t row, int64_t count, const uint16_t* x, float* y, int64_t ldy) {
   Floats sums[NT][kBlock];
   for (int t = 0; t < NT && count < kBlock; ++t) {
     for (Floats& sum : sums[t]) sum = zero();
   }
   const int64_t first = w.cols < kChunk ? w.cols : kChunk;
-  multiply_block<NT, true, kAsk>(w, row, count, 0, x, first, sums);
+  multiply_block<NT, true>(w, row, count, 0, x, first, sums);
   for (int64_t k0 = first; k0 < w.cols; k0 += kChunk)
-    multiply_block<NT, false, kAsk>(w, row, count, k0, x, w.cols - k0 < kChunk ? w.cols - k0 : kChunk, sums);
+    multiply_block<NT, false>(w, row, count, k0, x, w.cols - k0 < kChunk ? w.cols - k0 : kChunk, sums);
   for (int t = 0; t < NT; ++t) {
     const Floats v = sum_sixteen(sums[t]);
     if (count == kBlock) {
@@ -98,23 +96,22 @@ inline void block_of_tokens(const Mat& w, int64_t row, int64_t count, const uint
   }
 }
 
-// The same for any number of tokens up to kTokens. The first tokens of a tile ask for the rows to come.
-template <bool kAsk>
+// The same for any number of tokens up to kTokens.
 inline void block_of(const Mat& w, int64_t row, int64_t count, const uint16_t* x, int64_t tokens, float* y,
                      int64_t ldy) {
   switch (tokens) {
     case 1:
-      return block_of_tokens<1, kAsk>(w, row, count, x, y, ldy);
+      return block_of_tokens<1>(w, row, count, x, y, ldy);
     case 2:
-      return block_of_tokens<2, kAsk>(w, row, count, x, y, ldy);
+      return block_of_tokens<2>(w, row, count, x, y, ldy);
     case 3:
-      return block_of_tokens<3, kAsk>(w, row, count, x, y, ldy);
+      return block_of_tokens<3>(w, row, count, x, y, ldy);
     case 4:
-      return block_of_tokens<4, kAsk>(w, row, count, x, y, ldy);
+      return block_of_tokens<4>(w, row, count, x, y, ldy);
     case 5:
-      return block_of_tokens<5, kAsk>(w, row, count, x, y, ldy);
+      return block_of_tokens<5>(w, row, count, x, y, ldy);
     default:
-      return block_of_tokens<kTokens, kAsk>(w, row, count, x, y, ldy);
+      return block_of_tokens<kTokens>(w, row, count, x, y, ldy);
   }
 }
 
@@ -125,10 +122,8 @@ inline void gemm_bf16(const Mat& w, RowRange rows, const Bf16Rows& x, int64_t T,
     const int64_t end = T - t0 < tile ? T : t0 + tile;
     for (int64_t r = rows.begin; r < rows.end; r += kBlock) {
       const int64_t count = rows.end - r < kBlock ? rows.end - r : kBlock;
-      const auto tokens = [&](int64_t t) { return end - t < kTokens ? end - t : kTokens; };
-      block_of<true>(w, r, count, x.data + t0 * w.cols, tokens(t0), y + t0 * ldy, ldy);
-      for (int64_t t = t0 + kTokens; t < end; t += kTokens)
-        block_of<false>(w, r, count, x.data + t * w.cols, tokens(t), y + t * ldy, ldy);
+      for (int64_t t = t0; t < end; t += kTokens)
+        block_of(w, r, count, x.data + t * w.cols, end - t < kTokens ? end - t : kTokens, y + t * ldy, ldy);
     }
   }
 }
