@@ -193,7 +193,8 @@ struct KernelTable {
 // The levels this machine can run, slowest first; ref is always there.
 const std::vector<const KernelTable*>& available_kernels();
 
-// The level of that name, or null when this build or this machine does not have it. Empty name: the fastest.
+// The level of that name, or null when this build or this machine does not have it. Empty name: the fastest. Beside the
+// available ones there is avx512_amx_emulated, for tests of avx512_amx where the machine has no matrix tiles.
 const KernelTable* kernels_by_name(std::string_view name);
 
 }  // namespace westlake

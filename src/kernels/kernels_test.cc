@@ -31,6 +31,7 @@ void add_gemms(std::vector<OpCase>& cases) {
     // More blocks than a chunk of any level takes, and a tile of tokens that is not all of them.
     cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 16, .cols = block * (2048 / block) + block, .T = 1});
     cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 18, .cols = 768, .T = 131});
+    cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 17, .cols = 256, .T = 200});
     cases.push_back({.op = Op::kGemmNnF32, .dtype = dtype, .rows = 35, .cols = 3 * block, .T = 5});
     for (int64_t T : {1, 2, 3, 4, 7, 11, 131})
       cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 48, .cols = 3 * block, .T = T, .panels = true});
@@ -191,7 +192,9 @@ class Levels : public testing::TestWithParam<const char*> {
 std::string level_name(const testing::TestParamInfo<const char*>& info) {
   return info.param;
 }
-INSTANTIATE_TEST_SUITE_P(All, Levels, testing::Values("ref", "avx2", "avx512", "avx512_vnni", "avx512_bf16"),
+INSTANTIATE_TEST_SUITE_P(All, Levels,
+                         testing::Values("ref", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx",
+                                         "avx512_amx_emulated"),
                          level_name);
 
 TEST_P(Levels, AgreeWithRef) {

@@ -12,12 +12,15 @@ extern const KernelTable kAvx2Kernels;        // AVX2, FMA, F16C
 extern const KernelTable kAvx512Kernels;      // AVX-512 F, BW, DQ, VL
 extern const KernelTable kAvx512VnniKernels;  // and VNNI
 
-// What a level adds to the one before it.
-struct Bf16Kernels {
+// What a level adds to the one before it; null: nothing.
+struct LevelAdditions {
+  decltype(KernelTable::gemm_q8) gemm_q8;
   decltype(KernelTable::round_bf16) round_bf16;
   decltype(KernelTable::gemm_bf16) gemm_bf16;
 };
-extern const Bf16Kernels kAvx512Bf16;  // VNNI, and dots of bfloat16
+extern const LevelAdditions kAvx512Bf16;         // VNNI, and dots of bfloat16
+extern const LevelAdditions kAvx512Amx;          // and matrix tiles
+extern const LevelAdditions kAvx512AmxEmulated;  // the same bodies, their tiles in plain C++: needs VNNI alone
 #endif
 
 }  // namespace westlake

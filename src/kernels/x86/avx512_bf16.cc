@@ -57,7 +57,7 @@ namespace {
 
 namespace westlake {
 
-constinit const Bf16Kernels kAvx512Bf16 = {avx512_bf16::round_bf16, avx512_bf16::gemm_bf16};
+constinit const LevelAdditions kAvx512Bf16 = {nullptr, avx512_bf16::round_bf16, avx512_bf16::gemm_bf16};
 
 }  // namespace westlake
 
