@@ -43,6 +43,10 @@ std::vector<OpCase> bench_cases() {
     cases.push_back({.op = Op::kGemmF32, .dtype = dtype, .rows = 32768, .cols = 4096, .T = 1});
     cases.push_back({.op = Op::kGemmF32, .dtype = dtype, .rows = 2048, .cols = 2048, .T = 256});
   }
+  cases.push_back({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = 32768, .cols = 4096, .T = 1});
+  for (int64_t T : {8, 32, 256})
+    cases.push_back({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = 2048, .cols = 2048, .T = T});
+  cases.push_back({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = 1536, .cols = 576, .T = 256});
   // SmolLM2-135M: everything in the caches, the cost is in the parts.
   cases.push_back({.op = Op::kGemmQ8, .dtype = DType::kQ4_1, .rows = 1536, .cols = 576, .T = 1});
   cases.push_back({.op = Op::kGemmQ8, .dtype = DType::kQ4_1, .rows = 576, .cols = 1536, .T = 1});
@@ -84,6 +88,7 @@ double check(const OpCase& c, OpRun& op, const KernelTable& level, RowRange rows
 bool line(const OpCase& c, const Options& options, const KernelTable& level, ThreadPool& pool, Roof roof,
           ReadRoof& read_roof) {
   OpRun op(c, pool.size());
+  if (!op.runs_on(level)) return true;
   const bool cut = op.is_gemm() && c.op != Op::kGemmNnF32;  // over threads; the other operations are one thread's
   const RowRange checked = {0, cut ? std::min<int64_t>(c.rows, 32) : c.rows};
   const double ref_seconds = check(c, op, level, checked);
@@ -114,7 +119,9 @@ bool line(const OpCase& c, const Options& options, const KernelTable& level, Thr
   const double median = seconds[seconds.size() / 2];
   const double gflops = op.flops() / median * 1e-9, gbytes = op.bytes() / median * 1e-9;
   const double threads = cut ? 1.0 : 1.0 / pool.size();  // the roofs are of all threads
-  const double compute = (c.op == Op::kGemmQ8 ? roof.int8_gop_s : roof.f32_gflop_s) * threads;
+  const double compute = threads * (c.op == Op::kGemmQ8     ? roof.int8_gop_s
+                                    : c.op == Op::kGemmBf16 ? roof.bf16_gflop_s
+                                                            : roof.f32_gflop_s);
   const double limit = std::max(op.flops() * 1e-9 / compute, op.bytes() * 1e-9 / (roof.read_gb_s * threads));
   const double ref_all = ref_seconds * (cut ? static_cast<double>(c.rows) / static_cast<double>(checked.end) : 1);
   fmt::print(

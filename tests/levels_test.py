@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 
-LEVELS = ["ref", "avx2", "avx512", "avx512_vnni"]
+LEVELS = ["ref", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx"]
 
 
 def run(westlake, level, *words):

@@ -12,6 +12,15 @@
 namespace westlake {
 namespace {
 
+#if defined(__x86_64__)
+// Which states of registers the system saves. Requires: it uses XSAVE.
+unsigned xcr0() {
+  unsigned low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+#endif
+
 CpuFeatures detect() {
   CpuFeatures f;
 #if defined(__x86_64__)
@@ -26,15 +35,17 @@ CpuFeatures detect() {
              __builtin_cpu_supports("avx512cd");
   f.avx512_vnni = f.avx512 && __builtin_cpu_supports("avx512vnni");
   f.avx512_bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
-  // AMX: CPUID leaf 7 says the unit is there; the kernel must grant the tile state (ARCH_REQ_XCOMP_PERM, feature 18).
+  // Tiles: CPUID leaf 7 says that the units are there, XCR0 that the system saves their state (bit 17: the configuration,
+  // 18: the tiles), and the kernel must grant it to the process (ARCH_REQ_XCOMP_PERM, feature 18), once for all threads.
   unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
   __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-  const bool tile = (edx >> 24) & 1, bf16 = (edx >> 22) & 1, int8 = (edx >> 25) & 1;
-  if (tile && (bf16 || int8)) {
+  constexpr unsigned kTileState = 3u << 17;
+  const bool xsave = (leaf1_ecx >> 27) & 1;  // the system uses it, so that XCR0 can be read
+  if (((edx >> 24) & 1) && xsave && (xcr0() & kTileState) == kTileState) {
     constexpr long kArchReqXcompPerm = 0x1023, kXfeatureXtiledata = 18;
-    const bool granted = syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
-    f.amx_bf16 = granted && bf16;
-    f.amx_int8 = granted && int8;
+    f.amx_tile = syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
+    f.amx_bf16 = f.amx_tile && ((edx >> 22) & 1);
+    f.amx_int8 = f.amx_tile && ((edx >> 25) & 1);
   }
 #endif
   return f;

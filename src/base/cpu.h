@@ -11,7 +11,8 @@ struct CpuFeatures {
   bool avx512 = false;       // F, BW, DQ, VL, CD
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
-  bool amx_bf16 = false;     // tile registers usable by this process, bf16
+  bool amx_tile = false;     // tile registers, usable by this process
+  bool amx_bf16 = false;     // and their products
   bool amx_int8 = false;
 };
 

@@ -117,7 +117,8 @@ class Determinism : public ::testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Models, Determinism,
                          ::testing::Values(Case{"qwen3", {}}, Case{"deepseek_v3_mtp", {}}, Case{"deepseek_v2_lite", {}},
                                            Case{"qwen3", DType::kQ4_0}, Case{"qwen3_moe", DType::kQ8_0},
-                                           Case{"deepseek_v3_mtp", DType::kQ4_0}),
+                                           Case{"deepseek_v3_mtp", DType::kQ4_0}, Case{"qwen3", DType::kBF16},
+                                           Case{"deepseek_v3_mtp", DType::kBF16}),
                          [](const auto& info) {
                            std::string name = info.param.model;
                            return name + "_" + std::string(info.param.quant ? dtype_name(*info.param.quant) : "F32");

@@ -61,7 +61,7 @@ inline Tokenizer byte_tokenizer() {
 }
 
 struct Opened {
-  // quant: the matrices in that block format, in panels, and activations in int8; none: as they are, in float32.
+  // quant: the matrices in that format, blocks in panels, on the fast path; none: as they are, on the exact path.
   explicit Opened(const std::string& name, std::string_view kernels = "ref", int threads = 1,
                   std::optional<DType> quant = {})
       : folder(std::string(WESTLAKE_SOURCE_DIR "/tests/golden/models/") + name), pool(threads) {

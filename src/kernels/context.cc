@@ -64,6 +64,10 @@ bool takes_q8(const Context& ctx, const Mat& w) {
   return is_quantised(w.dtype) && !ctx.exact;
 }
 
+bool takes_bf16(const Context& ctx, const Mat& w) {
+  return w.dtype == DType::kBF16 && !ctx.exact && ctx.kernels.gemm_bf16 != nullptr && w.cols % 32 == 0;
+}
+
 int64_t panels_of(const Mat& w) {
   return (w.rows + kPanelRows - 1) / kPanelRows;
 }
@@ -106,23 +110,36 @@ OpWork product_work(const LinearJob& job, bool q8) {
   return {job.T > 0 ? job.w->bytes() : 0, q8 ? ops : 0, q8 ? 0 : ops};
 }
 
-// The activations of every job that takes them as int8; neighbours with the same input share.
-const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
-  Q8Rows* inputs = ctx.scratch.take<Q8Rows>(n_jobs);
+// What a product takes for x: one of the two, or float32 as it is given.
+struct Input {
+  Q8Rows q8;
+  Bf16Rows bf16;
+  bool rounded() const { return q8.qs != nullptr || bf16.data != nullptr; }
+  bool is(const Input& other) const { return q8.qs == other.q8.qs && bf16.data == other.bf16.data; }
+};
+
+// The activations of every job that takes them as int8 or bfloat16; neighbours with the same input share.
+const Input* round_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
+  Input* inputs = ctx.scratch.take<Input>(n_jobs);
   int64_t elements = 0;
   for (int j = 0; j < n_jobs; ++j) {
     const LinearJob& job = jobs[j];
     inputs[j] = {};
-    if (!takes_q8(ctx, *job.w)) continue;
-    const int64_t cols = job.w->cols, size = q8_rows(ctx, job.T) * cols;
-    if (j > 0 && inputs[j - 1].qs && jobs[j - 1].x == job.x && jobs[j - 1].T == job.T && jobs[j - 1].ldx == job.ldx &&
-        jobs[j - 1].w->cols == cols) {
+    const bool q8 = takes_q8(ctx, *job.w), bf16 = takes_bf16(ctx, *job.w);
+    if (!q8 && !bf16) continue;
+    const int64_t cols = job.w->cols, size = q8 ? q8_rows(ctx, job.T) * cols : Bf16Rows::numbers(job.T, cols);
+    if (j > 0 && (q8 ? inputs[j - 1].q8.qs != nullptr : inputs[j - 1].bf16.data != nullptr) && jobs[j - 1].x == job.x &&
+        jobs[j - 1].T == job.T && jobs[j - 1].ldx == job.ldx && jobs[j - 1].w->cols == cols) {
       inputs[j] = inputs[j - 1];
       continue;
     }
-    inputs[j] = {ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
-                 ctx.scratch.take<int16_t>(size / 16), cols};
-    elements += size;
+    if (q8) {
+      inputs[j].q8 = {ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
+                      ctx.scratch.take<int16_t>(size / 16), cols};
+    } else {
+      inputs[j].bf16 = {ctx.scratch.take<uint16_t>(size), cols};
+    }
+    elements += job.T * cols;
   }
   if (elements == 0) return inputs;
   const OpTimer timer(ctx.profile, "quantise");
@@ -130,13 +147,24 @@ const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   for (int j = 0; j < n_jobs; ++j) most_cols = std::max(most_cols, jobs[j].w->cols);
   float* rests = ctx.scratch.take<float>(ctx.fine ? ctx.pool.size() * most_cols : 0);
 
-  // Tokens [T part / parts, T (part + 1) / parts) of each input.
+  // Tokens [T part / parts, T (part + 1) / parts) of each input; of bfloat16 whole groups.
   const auto quantise = [&](int64_t part, int64_t parts) {
     for (int j = 0; j < n_jobs; ++j) {
-      if (!inputs[j].qs || (j > 0 && inputs[j].qs == inputs[j - 1].qs)) continue;
+      if (!inputs[j].rounded() || (j > 0 && inputs[j].is(inputs[j - 1]))) continue;
       const LinearJob& job = jobs[j];
-      const int64_t begin = job.T * part / parts, end = job.T * (part + 1) / parts;
-      if (begin < end) quantise_rows(ctx, job, inputs[j], begin, end, rests + part * most_cols);
+      const bool q8 = inputs[j].q8.qs != nullptr;
+      const auto cut = [&](int64_t i) {
+        const int64_t t = job.T * i / parts;
+        return q8 ? t : std::min(job.T, round_up(t, kBf16Group));
+      };
+      const int64_t begin = cut(part), end = cut(part + 1);
+      if (begin >= end) continue;
+      if (q8) {
+        quantise_rows(ctx, job, inputs[j].q8, begin, end, rests + part * most_cols);
+      } else {
+        const Bf16Rows& rows = inputs[j].bf16;
+        ctx.kernels.round_bf16(job.x + begin * job.ldx, job.ldx, end - begin, {rows.group(begin), rows.cols});
+      }
     }
   };
   if (elements < kMinParallelQuantise) {
@@ -170,12 +198,12 @@ void fine_product(const Context& ctx, const LinearJob& job, RowRange rows, const
   }
 }
 
-void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inputs) {
+void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inputs) {
   int64_t total_cost = 0, work = 0, cols = 0, fine_floats = 0;
   for (int j = 0; j < n_jobs; ++j) {
     total_cost += panels_of(*jobs[j].w) * panel_cost(jobs[j]);
     work += jobs[j].w->rows * jobs[j].w->cols * jobs[j].T;
-    if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs && inputs[j].qs));
+    if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs && inputs[j].q8.qs));
     cols = std::max(cols, jobs[j].w->cols);
     if (ctx.fine && jobs[j].T > 0) fine_floats = std::max(fine_floats, 2 * jobs[j].T * fine_rows(jobs[j].T));
   }
@@ -194,10 +222,12 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inp
       const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
       float* panel = panels + part * panel_floats;
       if (rows.begin < rows.end && job.T > 0) {
-        if (inputs && inputs[j].qs && ctx.fine) {
-          fine_product(ctx, job, rows, inputs[j], sums + part * fine_floats, panel);
-        } else if (inputs && inputs[j].qs) {
-          ctx.kernels.gemm_q8(*job.w, rows, inputs[j], job.T, job.y, job.ldy, panel);
+        if (inputs && inputs[j].q8.qs && ctx.fine) {
+          fine_product(ctx, job, rows, inputs[j].q8, sums + part * fine_floats, panel);
+        } else if (inputs && inputs[j].q8.qs) {
+          ctx.kernels.gemm_q8(*job.w, rows, inputs[j].q8, job.T, job.y, job.ldy, panel);
+        } else if (inputs && inputs[j].bf16.data) {
+          ctx.kernels.gemm_bf16(*job.w, rows, inputs[j].bf16, job.T, job.y, job.ldy, panel);
         } else {
           ctx.kernels.gemm_f32(*job.w, rows, job.x, job.ldx, job.T, job.y, job.ldy, panel);
         }
@@ -218,7 +248,7 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inp
 void linear_jobs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   for (int j = 0; j < n_jobs; ++j) check_job(ctx, jobs[j]);
   const ScratchScope scope(ctx.scratch);
-  run_jobs(ctx, jobs, n_jobs, quantise_inputs(ctx, jobs, n_jobs));
+  run_jobs(ctx, jobs, n_jobs, round_inputs(ctx, jobs, n_jobs));
 }
 
 void linear(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy) {

@@ -61,7 +61,9 @@ class ScratchScope {
 struct Context {
   const KernelTable& kernels;
   ThreadPool& pool;
-  bool exact = false;  // float32 activations everywhere; false: activations of quantised weights are quantised too
+  // float32 activations everywhere; false: int8 for quantised weights, bfloat16 for those in bfloat16 (where the level
+  // has products for it).
+  bool exact = false;
   // Quantised activations as the sum of two int8 rows, x ~ d q + d' q' (the second is what the first leaves): sixteen
   // bits for twice the products and the same weights read. For models so small that they feel the rounding.
   bool fine = false;
@@ -69,8 +71,8 @@ struct Context {
   Profile* profile = nullptr;  // where the time went, for who asks; null: nobody counts
 };
 
-// y[T, N] = x[T, K] W^T, cut over the threads of the context. The fast path quantises x when W is quantised, unless
-// ctx.exact. `x` row stride ldx, `y` row stride ldy.
+// y[T, N] = x[T, K] W^T, cut over the threads of the context. Unless ctx.exact, x is rounded to
+// int8 when W is quantised, and to bfloat16 when W is. `x` row stride ldx, `y` row stride ldy.
 void linear(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy);
 
 // Several products in one parallel region: q, k, v of one input; gate and up of all chosen experts; down of each expert

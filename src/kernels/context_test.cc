@@ -64,10 +64,16 @@ struct Product {
     for (float& v : x) v = static_cast<float>(rng.normal());
   }
 
-  // One call of one kernel.
-  std::vector<float> expected(const KernelTable& k, bool q8) const {
+  // One call of one kernel: with float32 activations, or with those of the fast path.
+  std::vector<float> expected(const KernelTable& k, bool exact) const {
     std::vector<float> y(static_cast<size_t>(T * w.rows)), panel(static_cast<size_t>(kPanelRows * w.cols));
-    if (!q8) {
+    if (!exact && w.dtype == DType::kBF16 && k.gemm_bf16 != nullptr && w.cols % 32 == 0) {
+      std::vector<uint16_t> rounded(static_cast<size_t>(Bf16Rows::numbers(T, w.cols)));
+      k.round_bf16(x.data(), w.cols, T, {rounded.data(), w.cols});
+      k.gemm_bf16(w, {0, w.rows}, {rounded.data(), w.cols}, T, y.data(), w.rows, panel.data());
+      return y;
+    }
+    if (exact || !is_quantised(w.dtype)) {
       k.gemm_f32(w, {0, w.rows}, x.data(), w.cols, T, y.data(), w.rows, panel.data());
       return y;
     }
@@ -98,10 +104,10 @@ TEST_P(Linear, IsTheKernelWhateverTheThreads) {
           Context ctx = {kernels_, pool_, exact};
           std::vector<float> y(static_cast<size_t>(T * rows));
           linear(ctx, p.w, p.x.data(), 512, T, y.data(), rows);
-          EXPECT_EQ(y, p.expected(kernels_, is_quantised(dtype) && !exact)) << dtype_name(dtype) << ' ' << rows;
+          EXPECT_EQ(y, p.expected(kernels_, exact)) << dtype_name(dtype) << ' ' << rows;
           std::fill(y.begin(), y.end(), 0.0f);
           linear_f32(ctx, p.w, p.x.data(), 512, T, y.data(), rows);
-          EXPECT_EQ(y, p.expected(kernels_, false)) << dtype_name(dtype) << ' ' << rows;
+          EXPECT_EQ(y, p.expected(kernels_, true)) << dtype_name(dtype) << ' ' << rows;
         }
       }
     }
@@ -117,19 +123,23 @@ TEST_P(Linear, JobsAreEachTheirProduct) {
   products.emplace_back(DType::kQ8_0, 300, 256, 0, 4);
   products.emplace_back(DType::kQ8_0, 300, 256, 40, 5);
   products.emplace_back(DType::kF32, 64, 512, 5, 6);
+  products.emplace_back(DType::kBF16, 40, 512, 5, 7);
+  products.emplace_back(DType::kBF16, 24, 512, 5, 8);
+  products.emplace_back(DType::kBF16, 24, 256, 37, 9);
+  // Neighbours with one input, of one kind and of two.
   products[1].x = products[0].x;
+  products[7].x = products[6].x = products[5].x;
   std::vector<std::vector<float>> y;
   for (const Product& p : products) y.emplace_back(static_cast<size_t>(p.T * p.w.rows), -1.0f);
   std::vector<LinearJob> jobs;
   for (size_t i = 0; i < products.size(); ++i) {
     const Product& p = products[i];
-    const float* x = i == 1 ? products[0].x.data() : p.x.data();  // shares the input of its neighbour
-    jobs.push_back({&p.w, x, p.w.cols, p.T, y[i].data(), p.w.rows});
+    const bool shares = i == 1 || (i >= 6 && i <= 7);
+    jobs.push_back({&p.w, shares ? jobs.back().x : p.x.data(), p.w.cols, p.T, y[i].data(), p.w.rows});
   }
   Context ctx = {kernels_, pool_};
   linear_jobs(ctx, jobs.data(), static_cast<int>(jobs.size()));
-  for (size_t i = 0; i < products.size(); ++i)
-    EXPECT_EQ(y[i], products[i].expected(kernels_, is_quantised(products[i].w.dtype))) << i;
+  for (size_t i = 0; i < products.size(); ++i) EXPECT_EQ(y[i], products[i].expected(kernels_, false)) << i;
   linear_jobs(ctx, jobs.data(), 0);
   const int64_t reserved = ctx.scratch.reserved_bytes();
   linear_jobs(ctx, jobs.data(), static_cast<int>(jobs.size()));
@@ -142,7 +152,7 @@ TEST_P(Linear, FineActivationsAreNearlyFloat) {
     ThreadPool pool(GetParam());
     for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ6_K, DType::kQ8_0}) {
       const Product p(dtype, 83, 512, 21, 5);
-      const std::vector<float> exact = p.expected(*kernels, false), coarse = p.expected(*kernels, true);
+      const std::vector<float> exact = p.expected(*kernels, true), coarse = p.expected(*kernels, false);
       Context ctx{*kernels, pool};
       ctx.fine = true;
       std::vector<float> y(exact.size());

@@ -35,6 +35,18 @@ struct Q8Rows {
   int16_t* sums_row(int64_t t) const { return sums + t * (cols / 16); }
 };
 
+// Activations for the bfloat16 path, [T, K] in groups of kBf16Group tokens; group g begins at data + g kBf16Group K,
+// and how it lies inside is the level's matter. Takes numbers(T, K). Requires: K % 32 == 0.
+inline constexpr int64_t kBf16Group = 16;
+struct Bf16Rows {
+  uint16_t* data = nullptr;
+  int64_t cols = 0;  // K
+
+  // Requires: t % kBf16Group == 0.
+  uint16_t* group(int64_t t) const { return data + t * cols; }
+  static int64_t numbers(int64_t T, int64_t K) { return (T + kBf16Group - 1) / kBf16Group * kBf16Group * K; }
+};
+
 // A range [begin, end) of rows of a weight.
 struct RowRange {
   int64_t begin = 0, end = 0;
@@ -129,6 +141,11 @@ struct KernelTable {
   // Requires: is_quantised(w.dtype).
   void (*gemm_q8)(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel);
 
+  // The same with activations and weights in bfloat16: products are exact, sums are float32, in an order and with a
+  // rounding of the level's own (numbers below 2^-126 may count as zero). Null where the level has no unit for it:
+  // gemm_f32 serves. Requires: w.dtype == kBF16, in rows.
+  void (*gemm_bf16)(const Mat& w, RowRange rows, const Bf16Rows& x, int64_t T, float* y, int64_t ldy, float* panel);
+
   // y[t, k] += sum_{n in rows} x[t, n] W[n, k]: the transposed product (absorbed MLA, input gradients).
   // x is [T, N] with row stride ldx, indexed by the absolute n; y is [T, K]. Accumulates in ascending n.
   void (*gemm_nn_f32)(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy,
@@ -139,6 +156,9 @@ struct KernelTable {
 
   // Rows [0, T) of x [T, K] (stride ldx) to int8 blocks. d = max|x| / 127 of each block of 32, round to nearest even.
   void (*quantise_q8)(const float* x, int64_t ldx, int64_t T, Q8Rows out);
+
+  // Rows [0, T) of x [T, K] (stride ldx) to bfloat16, to nearest even, for gemm_bf16 of the same level. Null with it.
+  void (*round_bf16)(const float* x, int64_t ldx, int64_t T, const Bf16Rows& out);
 
   // y[i] = x[i] * rsqrt(mean(x^2) + eps) * weight[i], one row of n. weight may be null (all ones). y may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
@@ -173,7 +193,8 @@ struct KernelTable {
 // The levels this machine can run, slowest first; ref is always there.
 const std::vector<const KernelTable*>& available_kernels();
 
-// The level of that name, or null when this build or this machine does not have it. Empty name: the fastest.
+// The level of that name, or null when this build or this machine does not have it. Empty name: the fastest. Beside the
+// available ones there is avx512_amx_emulated, for tests of avx512_amx where the machine has no matrix tiles.
 const KernelTable* kernels_by_name(std::string_view name);
 
 }  // namespace westlake

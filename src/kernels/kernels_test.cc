@@ -31,6 +31,7 @@ void add_gemms(std::vector<OpCase>& cases) {
     // More blocks than a chunk of any level takes, and a tile of tokens that is not all of them.
     cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 16, .cols = block * (2048 / block) + block, .T = 1});
     cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 18, .cols = 768, .T = 131});
+    cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 17, .cols = 256, .T = 200});
     cases.push_back({.op = Op::kGemmNnF32, .dtype = dtype, .rows = 35, .cols = 3 * block, .T = 5});
     for (int64_t T : {1, 2, 3, 4, 7, 11, 131})
       cases.push_back({.op = Op::kGemmQ8, .dtype = dtype, .rows = 48, .cols = 3 * block, .T = T, .panels = true});
@@ -56,6 +57,17 @@ void add_gemms(std::vector<OpCase>& cases) {
     cases.push_back({.op = Op::kGemmF32, .dtype = dtype, .rows = 9, .cols = 1100, .T = 26});
     cases.push_back({.op = Op::kGemmNnF32, .dtype = dtype, .rows = 40, .cols = 1100, .T = 9});
   }
+  // One, some and many tokens; less than a block of rows; more of K than a chunk; more tokens than a tile.
+  for (int64_t T : {1, 2, 3, 4, 5, 6, 7, 12, 16, 17, 33, 50}) {
+    for (int64_t cols : {32, 64, 576})
+      cases.push_back({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = 37, .cols = cols, .T = T, .gap = 3});
+    cases.push_back({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = 64, .cols = 96, .T = T, .misalign = 1});
+  }
+  for (int64_t rows = 1; rows <= 50; ++rows)
+    cases.push_back({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = rows, .cols = 64, .T = 3});
+  cases.push_back({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = 19, .cols = 2080, .T = 7});
+  cases.push_back({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = 17, .cols = 6176, .T = 50});
+  cases.push_back({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = 33, .cols = 128, .T = 200});
   for (DType scale : {DType::kF32, DType::kF8E8M0}) {
     for (int64_t T : {1, 2, 4, 9}) {
       for (Op op : {Op::kGemmF32, Op::kGemmNnF32})
@@ -180,11 +192,15 @@ class Levels : public testing::TestWithParam<const char*> {
 std::string level_name(const testing::TestParamInfo<const char*>& info) {
   return info.param;
 }
-INSTANTIATE_TEST_SUITE_P(All, Levels, testing::Values("ref", "avx2", "avx512", "avx512_vnni"), level_name);
+INSTANTIATE_TEST_SUITE_P(All, Levels,
+                         testing::Values("ref", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx",
+                                         "avx512_amx_emulated"),
+                         level_name);
 
 TEST_P(Levels, AgreeWithRef) {
   for (const OpCase& c : op_cases()) {
     OpRun op(c);
+    if (!op.runs_on(*level_)) continue;
     Guarded truth = op.output(), seen = op.output();
     op.run(*kernels_by_name("ref"), truth);
     op.run(*level_, seen);
@@ -197,7 +213,7 @@ TEST_P(Levels, AgreeWithRef) {
 TEST_P(Levels, GemmsDoNotDependOnTheCut) {
   for (const OpCase& c : op_cases()) {
     OpRun op(c);
-    if (!op.is_gemm()) continue;
+    if (!op.is_gemm() || !op.runs_on(*level_)) continue;
     Guarded whole = op.output(), tokens = op.output(), pieces = op.output();
     op.run(*level_, whole);
     for (int64_t t = 0; t < c.T; ++t) op.run(*level_, {0, c.rows}, t, t + 1, tokens);
@@ -269,6 +285,25 @@ TEST_P(Levels, NanInAWeightOrAnActivationIsSeen) {
       EXPECT_TRUE(std::isnan(y.data()[0]));
     }
   }
+}
+
+TEST_P(Levels, NanIsSeenInBfloat16) {
+  OpRun op({.op = Op::kGemmBf16, .dtype = DType::kBF16, .rows = 5, .cols = 64, .T = 3});
+  if (!op.runs_on(*level_)) GTEST_SKIP() << "SKIPPED: no products in bfloat16 at this level";
+  const auto put = [&](int64_t row, int64_t k, uint16_t bits) {
+    std::memcpy(const_cast<std::byte*>(op.weight().row(row)) + 2 * k, &bits, 2);
+  };
+  put(2, 63, 0x7fff);
+  put(3, 0, 0x7f80);  // infinity
+  Guarded y = op.output();
+  op.run(*level_, y);
+  for (int64_t i = 0; i < y.size(); ++i) {
+    EXPECT_EQ(std::isnan(y.data()[i]), i % 5 == 2) << i;
+    EXPECT_EQ(std::isinf(y.data()[i]), i % 5 == 3) << i;
+  }
+  op.x()[64 + 34] = std::bit_cast<float>(0x7f800001);  // a NaN whose upper half alone is infinity
+  op.run(*level_, y);
+  for (int64_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y.data()[i]), i % 5 == 2 || i / 5 == 1) << i;
 }
 
 TEST_P(Levels, NanScaleIsSeen) {
@@ -386,7 +421,7 @@ TEST(Ref, IntegersAndScalesAreTheCodecsNumbers) {
 // y against double sums over the codec's numbers and the activations as ref quantised them.
 TEST(Ref, GemmsAreTheirEquation) {
   for (const OpCase& c : op_cases()) {
-    if (c.op != Op::kGemmF32 && c.op != Op::kGemmQ8) continue;
+    if (c.op != Op::kGemmF32 && c.op != Op::kGemmQ8 && c.op != Op::kGemmBf16) continue;
     OpRun op(c);
     Guarded y = op.output();
     op.run(*kernels_by_name("ref"), y);
@@ -396,8 +431,11 @@ TEST(Ref, GemmsAreTheirEquation) {
       for (int64_t t = 0; t < c.T; ++t) {
         double sum = 0, size = 0;
         for (int64_t k = 0; k < c.cols; ++k) {
-          const double x = c.op == Op::kGemmF32 ? op.x()[t * (c.cols + c.gap) + k]
-                                                : op.q8().qs_row(t)[k] * static_cast<double>(op.q8().d_row(t)[k / 32]);
+          const float given = op.x()[t * (c.cols + c.gap) + k];
+          const double x = c.op == Op::kGemmF32 ? given
+                           : c.op == Op::kGemmBf16
+                               ? bf16_to_float(float_to_bf16(given))
+                               : op.q8().qs_row(t)[k] * static_cast<double>(op.q8().d_row(t)[k / 32]);
           sum += x * w[static_cast<size_t>(k)];
           size += std::abs(x * w[static_cast<size_t>(k)]);
         }

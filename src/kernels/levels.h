@@ -19,6 +19,16 @@ extern const TrainKernels<float> kAvx512TrainKernels;
 extern const TrainKernels<float> kAvx512Bf16TrainKernels;         // AVX-512 with BF16
 extern const TrainKernels<float> kAvx512AmxTrainKernels;          // and matrix tiles
 extern const TrainKernels<float> kAvx512AmxEmulatedTrainKernels;  // the same bodies, their tiles in plain C++
+
+// What a level adds to the one before it; null: nothing.
+struct LevelAdditions {
+  decltype(KernelTable::gemm_q8) gemm_q8;
+  decltype(KernelTable::round_bf16) round_bf16;
+  decltype(KernelTable::gemm_bf16) gemm_bf16;
+};
+extern const LevelAdditions kAvx512Bf16;         // VNNI, and dots of bfloat16
+extern const LevelAdditions kAvx512Amx;          // and matrix tiles
+extern const LevelAdditions kAvx512AmxEmulated;  // the same bodies, their tiles in plain C++: needs VNNI alone
 #endif
 
 }  // namespace westlake

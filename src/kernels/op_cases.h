@@ -26,6 +26,7 @@ namespace westlake {
 enum class Op {
   kGemmF32,
   kGemmQ8,
+  kGemmBf16,
   kGemmNnF32,
   kDequantise,
   kQuantiseQ8,
@@ -39,8 +40,8 @@ enum class Op {
   kAttend,
 };
 inline constexpr const char* kOpNames[] = {
-    "gemm_f32", "gemm_q8", "gemm_nn_f32", "dequantise",       "quantise_q8", "rms_norm", "silu_mul",
-    "axpy",     "dot",     "softmax",     "rope_interleaved", "rope_halves", "attend"};
+    "gemm_f32", "gemm_q8", "gemm_bf16", "gemm_nn_f32", "dequantise",       "quantise_q8", "rms_norm",
+    "silu_mul", "axpy",    "dot",       "softmax",     "rope_interleaved", "rope_halves", "attend"};
 
 struct OpCase {
   Op op = Op::kGemmF32;
@@ -167,8 +168,12 @@ class OpRun {
     if (is_gemm() || c.op == Op::kDequantise) make_weight();
     if (c.op == Op::kGemmQ8 || c.op == Op::kQuantiseQ8) make_q8(&q8_);
     if (c.op == Op::kGemmQ8) kernels_by_name("ref")->quantise_q8(x(), ldx_, c.T, q8_.rows);
+    if (c.op == Op::kGemmBf16) bf16_.resize(static_cast<size_t>(threads * Bf16Rows::numbers(c.T, c.cols)));
     if (c.op == Op::kAttend) make_pages();
   }
+
+  // False for the operations that a level may leave to another.
+  bool runs_on(const KernelTable& k) const { return c_.op != Op::kGemmBf16 || k.gemm_bf16 != nullptr; }
 
   // Runs rows [begin, end) and tokens [t0, t1) of a gemm; everything of another op.
   // `thread` chooses its scratch.
@@ -188,7 +193,9 @@ class OpRun {
   Mat& weight() { return w_; }
   float* x() { return x_.data() + c_.misalign; }
   Q8Rows q8() { return q8_.rows; }
-  bool is_gemm() const { return c_.op == Op::kGemmF32 || c_.op == Op::kGemmQ8 || c_.op == Op::kGemmNnF32; }
+  bool is_gemm() const {
+    return c_.op == Op::kGemmF32 || c_.op == Op::kGemmQ8 || c_.op == Op::kGemmBf16 || c_.op == Op::kGemmNnF32;
+  }
   // True for outputs of the case (and not gaps between rows).
   bool is_output(int64_t i) const { return i % ldy_ < ldy_ - c_.gap; }
 
@@ -217,6 +224,7 @@ class OpRun {
   std::vector<std::byte> weight_, panels_, scales_;
   Mat w_;
   Q8Memory q8_;
+  std::vector<uint16_t> bf16_;
   std::vector<std::vector<float>> pages_;
   std::vector<const float*> page_pointers_;
   int64_t row_stride_ = 0, v_offset_ = 0;
@@ -298,6 +306,11 @@ inline void OpRun::run(const KernelTable& k, RowRange rows, int64_t t0, int64_t 
     case Op::kGemmQ8: {
       const Q8Rows part = {q8_.rows.qs_row(t0), q8_.rows.d_row(t0), q8_.rows.sums_row(t0), n};
       return k.gemm_q8(w_, rows, part, t1 - t0, y + t0 * ldy_, ldy_, panel);
+    }
+    case Op::kGemmBf16: {
+      const Bf16Rows part = {bf16_.data() + thread * Bf16Rows::numbers(c_.T, n), n};
+      k.round_bf16(x() + t0 * ldx_, ldx_, t1 - t0, part);
+      return k.gemm_bf16(w_, rows, part, t1 - t0, y + t0 * ldy_, ldy_, panel);
     }
     case Op::kGemmNnF32:
       return k.gemm_nn_f32(w_, rows, x() + t0 * ldx_, ldx_, t1 - t0, y + t0 * ldy_, ldy_, panel);

@@ -158,6 +158,45 @@ void bf16_avx512() {
 }  // namespace
 #if defined(__clang__)
 #pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("amx-tile,amx-int8,amx-bf16"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("amx-tile,amx-int8,amx-bf16")
+#endif
+namespace {
+#define KERNEL_INLINE inline __attribute__((always_inline))
+#include "kernels/x86/tiles.h"
+#undef KERNEL_INLINE
+
+constexpr TileShape kFull = {16, 64};
+constexpr int kTileChains = 4;  // C: a dot takes sixteen cycles, its result four times as long
+
+void int8_amx() {
+  tiles_configure({kFull, kFull, kFull, kFull, kFull, kFull, kFull, kFull});
+  for (int64_t i = 0; i < kSteps * kChains / kTileChains; ++i) {
+    dot_i8<0, 4, 6>();
+    dot_i8<1, 4, 7>();
+    dot_i8<2, 5, 6>();
+    dot_i8<3, 5, 7>();
+  }
+  tiles_release();
+}
+
+void bf16_amx() {
+  tiles_configure({kFull, kFull, kFull, kFull, kFull, kFull, kFull, kFull});
+  for (int64_t i = 0; i < kSteps * kChains / kTileChains; ++i) {
+    dot_bf16<0, 4, 6>();
+    dot_bf16<1, 4, 7>();
+    dot_bf16<2, 5, 6>();
+    dot_bf16<3, 5, 7>();
+  }
+  tiles_release();
+}
+
+}  // namespace
+#if defined(__clang__)
+#pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
@@ -227,6 +266,8 @@ Roof measure_roof(ThreadPool& pool) {
   if (cpu.avx512) f32 = {f32_avx512, 32};
   if (cpu.avx512_vnni) int8 = {int8_avx512_vnni, 128};
   if (cpu.avx512_bf16) bf16 = {bf16_avx512, 64};
+  if (cpu.amx_int8) int8 = {int8_amx, 2 * 16 * 16 * 64};
+  if (cpu.amx_bf16) bf16 = {bf16_amx, 2 * 16 * 16 * 32};
 #endif
   return {ReadRoof(pool).gb_s(), compute_roof(pool, f32), compute_roof(pool, int8), compute_roof(pool, bf16)};
 }

@@ -1,13 +1,15 @@
 // Included last, inside a level's namespace: the level's functions as one table. Constant, so that nothing compiled for
-// the level runs before the machine was asked.
+// the level runs before the machine was asked. Without the products in bfloat16, which few levels have.
 constexpr KernelTable table_named(std::string_view name) {
   return {
       .name = name,
       .gemm_f32 = gemm_f32,
       .gemm_q8 = gemm_q8,
+      .gemm_bf16 = nullptr,
       .gemm_nn_f32 = gemm_nn_f32,
       .dequantise = dequantise,
       .quantise_q8 = quantise_q8,
+      .round_bf16 = nullptr,
       .rms_norm = rms_norm,
       .silu_mul = silu_mul,
       .axpy = axpy,

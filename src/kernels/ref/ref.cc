@@ -12,6 +12,7 @@
 #include "kernels/ref/attend_q8.h"
 #include "kernels/ref/unpack.h"
 #include "tensor/codec.h"
+#include "tensor/scalar.h"
 
 namespace westlake {
 namespace {
@@ -66,6 +67,18 @@ void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, 
   }
 }
 
+// y[t, n] = sum_k x[t, k] W[n, k], all of it bfloat16 but the sum
+void gemm_bf16(const Mat& w, RowRange rows, const Bf16Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
+  for (int64_t n = rows.begin; n < rows.end; ++n) {
+    dequantise_row(w, n, panel);
+    for (int64_t t = 0; t < T; ++t) {
+      float sum = 0;
+      for (int64_t k = 0; k < w.cols; ++k) sum += bf16_to_float(x.data[t * x.cols + k]) * panel[k];
+      y[t * ldy + n] = sum;
+    }
+  }
+}
+
 // y[t, k] += sum_n x[t, n] W[n, k]
 void gemm_nn_f32(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy,
                  float* panel) {
@@ -107,6 +120,13 @@ void quantise_q8(const float* x, int64_t ldx, int64_t T, Q8Rows out) {
         out.sums_row(t)[2 * b + half] = static_cast<int16_t>(sum);
       }
     }
+  }
+}
+
+// Row after row.
+void round_bf16(const float* x, int64_t ldx, int64_t T, const Bf16Rows& out) {
+  for (int64_t t = 0; t < T; ++t) {
+    for (int64_t k = 0; k < out.cols; ++k) out.data[t * out.cols + k] = float_to_bf16(x[t * ldx + k]);
   }
 }
 
@@ -180,8 +200,15 @@ using ref::quantise_row;
 
 #include "kernels/table.h"
 
+constexpr KernelTable table_with_bf16() {
+  KernelTable table = table_named("ref");
+  table.gemm_bf16 = gemm_bf16;
+  table.round_bf16 = round_bf16;
+  return table;
+}
+
 }  // namespace
 
-const KernelTable kRefKernels = table_named("ref");
+const KernelTable kRefKernels = table_with_bf16();
 
 }  // namespace westlake
