@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "formats/safetensors.h"
 #include "formats/safetensors_writer.h"
+#include "model/hf_export_text.h"
 
 namespace westlake {
 namespace {
@@ -62,19 +63,37 @@ Status read_tensors(const std::string& path, const std::vector<RunTensor>& tenso
   return {};
 }
 
-std::string config_text(const ModelConfig& config, int64_t bos_id, const std::vector<int32_t>& eos_ids, bool whole) {
-  JsonWriter json;
-  json.begin_object();
-  if (whole) json.key("torch_dtype").value("float32");
+void write_ids(JsonWriter& json, int64_t bos_id, const std::vector<int32_t>& eos_ids) {
   if (bos_id >= 0) json.key("bos_token_id").value(bos_id);
   if (!eos_ids.empty()) {
     json.key("eos_token_id").begin_array();
     for (const int32_t id : eos_ids) json.value(static_cast<int64_t>(id));
     json.end_array();
   }
-  if (!whole) return json.end_object().text() + "\n";
+}
+
+std::string config_text(const ModelConfig& config, int64_t bos_id, const std::vector<int32_t>& eos_ids) {
+  JsonWriter json;
+  json.begin_object().key("torch_dtype").value("float32");
+  write_ids(json, bos_id, eos_ids);
   const std::string own = config.to_json();
   return json.text() + "," + own.substr(1) + "\n";
+}
+
+std::string generation_text(int64_t bos_id, const std::vector<int32_t>& eos_ids, const SamplingDefaults& sampling) {
+  JsonWriter json;
+  json.begin_object();
+  write_ids(json, bos_id, eos_ids);
+  const auto number = [&](const char* key, const auto& value) {
+    if (value) json.key(key).value(*value);
+  };
+  if (sampling.temperature) json.key("do_sample").value(*sampling.temperature > 0);
+  number("temperature", sampling.temperature);
+  number("top_p", sampling.top_p);
+  number("min_p", sampling.min_p);
+  number("top_k", sampling.top_k);
+  number("repetition_penalty", sampling.repetition_penalty);
+  return json.end_object().text() + "\n";
 }
 
 }  // namespace
@@ -95,24 +114,38 @@ std::vector<int64_t> RunFolder::steps() const {
   return found;
 }
 
-Status RunFolder::begin(const ModelConfig& config, const std::string& tokenizer, int64_t bos_id,
-                        const std::vector<int32_t>& eos_ids) {
+// A folder that a run began and left before its first checkpoint is as good as a new one.
+Status RunFolder::claim() const {
   if (!steps().empty()) {
     return make_error(Code::kInvalidArgument, "{}: a run is there already (step {}). Hint: --resume {}, or another --out",
                       path_, steps().back(), path_);
   }
   std::error_code error;
-  if (fs::exists(path_) && !fs::is_empty(path_, error) && !is_file(file("loss.csv"))) {
+  if (fs::exists(path_) && !fs::is_empty(path_, error) && !is_file(file("loss.csv")) && !is_directory(file("trainer"))) {
     return make_error(Code::kInvalidArgument, "{}: is there and is no run, expected a new folder for --out", path_);
   }
-  TRY(make_folder(path_ + "/trainer"));
+  return make_folder(path_ + "/trainer");
+}
+
+Status RunFolder::begin(const ModelConfig& config, const std::string& tokenizer, int64_t bos_id,
+                        const std::vector<int32_t>& eos_ids) {
+  TRY(claim());
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}) {
     if (!is_file(tokenizer + "/" + name)) continue;
     TRY_ASSIGN(const std::string text, read_file(tokenizer + "/" + name));
     TRY(write_file(file(name), text));
   }
-  TRY(write_file(file("generation_config.json"), config_text(config, bos_id, eos_ids, false)));
-  return write_file(file("config.json"), config_text(config, bos_id, eos_ids, true));
+  TRY(write_file(file("generation_config.json"), generation_text(bos_id, eos_ids, {})));
+  return write_file(file("config.json"), config_text(config, bos_id, eos_ids));
+}
+
+Status RunFolder::begin_from(const Checkpoint& source, const ModelConfig& config, int64_t bos_id,
+                             const std::vector<int32_t>& eos_ids, const SamplingDefaults& sampling) {
+  TRY(claim());
+  std::vector<std::string> notes;
+  TRY(write_folder_texts(source, config, DType::kF32, true, path_, &notes));
+  TRY(write_file(file("generation_config.json"), generation_text(bos_id, eos_ids, sampling)));
+  return write_file(file("config.json"), config_text(config, bos_id, eos_ids));
 }
 
 Status RunFolder::save(int64_t step, const std::vector<RunTensor>& weights, const std::vector<RunTensor>& optimiser,

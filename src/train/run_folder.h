@@ -15,6 +15,7 @@
 
 #include "base/result.h"
 #include "formats/tensor_table.h"
+#include "model/checkpoint.h"
 #include "model/config.h"
 #include "train/optimiser.h"
 
@@ -38,6 +39,10 @@ class RunFolder {
   // kInvalidArgument when a run is there already.
   Status begin(const ModelConfig& config, const std::string& tokenizer, int64_t bos_id,
                const std::vector<int32_t>& eos_ids);
+  // The same for a run that goes on from a model: its tokenizer and chat template, folder or GGUF, and how its answers
+  // end and are sampled.
+  Status begin_from(const Checkpoint& source, const ModelConfig& config, int64_t bos_id,
+                    const std::vector<int32_t>& eos_ids, const SamplingDefaults& sampling);
 
   // Writes the checkpoint of `step`. Errors: kIo (full disk ..); then everything is as before.
   Status save(int64_t step, const std::vector<RunTensor>& weights, const std::vector<RunTensor>& optimiser,
@@ -50,6 +55,7 @@ class RunFolder {
   Status load(int64_t step, const std::vector<RunTensor>& weights, const std::vector<RunTensor>& optimiser) const;
 
  private:
+  Status claim() const;
   std::string step_folder(int64_t step) const;
   std::vector<int64_t> steps() const;  // ascending
   std::string path_;

@@ -10,6 +10,7 @@ namespace {
 template <typename Settings, typename F>
 void for_each_field(Settings& s, F&& f) {
   f("tokens", s.tokens);
+  f("epochs", s.epochs);
   f("minutes", s.minutes);
   f("sequence_length", s.sequence_length);
   f("batch_tokens", s.batch_tokens);
@@ -59,8 +60,11 @@ Schedule TrainSettings::schedule_of_run() const {
 }
 
 Status TrainSettings::validate() const {
-  if (tokens <= 0 && minutes <= 0)
-    return make_error(Code::kInvalidArgument, "the length of the run is not given. Hint: --tokens 200M or --minutes 60");
+  if (tokens <= 0 && !(epochs > 0) && !(minutes > 0)) {
+    return make_error(Code::kInvalidArgument,
+                      "the length of the run is not given. Hint: --tokens 200M, --epochs 2 or --minutes 60");
+  }
+  if (epochs > 1e6) return make_error(Code::kInvalidArgument, "epochs is {}, expected at most a million", epochs);
   TRY(at_least("sequence_length", static_cast<double>(sequence_length), 2));
   if (batch_tokens < sequence_length || batch_tokens % sequence_length != 0) {
     return make_error(Code::kInvalidArgument, "batch_tokens is {}, expected a multiple of sequence_length {}", batch_tokens,

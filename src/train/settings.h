@@ -14,8 +14,10 @@
 namespace westlake {
 
 struct TrainSettings {
-  // The end of the run: tokens, or minutes, from which the number of tokens is found by the speed of the first steps.
+  // The end of the run: tokens; or epochs, of which the data make a number of tokens; or minutes, of which the speed of
+  // the first steps does.
   int64_t tokens = 0;
+  double epochs = 0;
   double minutes = 0;
 
   int64_t sequence_length = 512;  // T

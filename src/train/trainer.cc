@@ -50,12 +50,11 @@ Result<std::unique_ptr<Trainer>> Trainer::create(ThreadPool& pool, const TrainKe
                                                  TrainInputs inputs, const TrainSettings& settings, RunFolder folder) {
   TRY(settings.validate());
   TRY_ASSIGN(TrainModel<float> model, TrainModel<float>::create(inputs.config));
-  BatchOptions stream;
-  stream.seed = settings.seed;
-  stream.document_tokens = std::max(stream.document_tokens, settings.sequence_length);
-  TRY_ASSIGN(BatchStream batches, BatchStream::create(*inputs.data, stream));
+  TRY_ASSIGN(BatchStream batches, BatchStream::create(*inputs.data, stream_options(inputs, settings)));
   std::unique_ptr<Trainer> t(new Trainer(pool, kernels, std::move(inputs), settings, std::move(folder), std::move(model),
                                          std::move(batches)));
+  if (settings.tokens == 0 && settings.epochs > 0)
+    t->settings_.tokens = t->batches_.rows_of(settings.epochs, settings.sequence_length) * settings.sequence_length;
   const int64_t rows = t->micro_rows(), T = settings.sequence_length;
   t->memory_.optimiser_bytes = t->optimiser_.state_bytes();
   for (const TrainParam<float>& p : t->model_.params()) {
@@ -67,6 +66,15 @@ Result<std::unique_ptr<Trainer>> Trainer::create(ThreadPool& pool, const TrainKe
   t->memory_.activations_bytes =
       std::max(t->model_.plan(t->ctx_, rows, T, options), t->optimiser_.plan(t->ctx_));
   return t;
+}
+
+BatchOptions Trainer::stream_options(const TrainInputs& inputs, const TrainSettings& settings) {
+  BatchOptions options;
+  options.seed = settings.seed;
+  options.document_tokens = std::max(options.document_tokens, settings.sequence_length);
+  options.whole_documents = inputs.whole_documents;
+  options.padding_id = inputs.padding_id;
+  return options;
 }
 
 TrainMemory Trainer::memory() const { return memory_; }
@@ -97,9 +105,9 @@ Status Trainer::begin() {
   return save();
 }
 
-Status Trainer::begin_from(const TensorSource& weights) {
+Status Trainer::begin_from(const Checkpoint& checkpoint) {
   arena_.reserve(memory_.activations_bytes);
-  TRY(model_.load(weights));
+  TRY(model_.load(checkpoint));
   model_.pack_weights(ctx_);
   return save();
 }
@@ -329,9 +337,8 @@ Status Trainer::run(const std::atomic<bool>* stop, const TrainCallbacks& callbac
 
 Result<StepReport> Trainer::evaluate() {
   const int64_t T = settings_.sequence_length, rows = micro_rows();
-  BatchOptions in_order;
+  BatchOptions in_order = stream_options(inputs_, settings_);
   in_order.shuffle = false;
-  in_order.document_tokens = std::max(in_order.document_tokens, T);
   TRY_ASSIGN(BatchStream stream, BatchStream::create(*inputs_.valid, in_order));
   StepReport report;
   double nats = 0;

@@ -49,6 +49,8 @@ struct TrainInputs {
   ModelConfig config;
   const TokenStore* data = nullptr;
   const TokenStore* valid = nullptr;         // null: no evaluation
+  bool whole_documents = false;              // conversations: rows of whole documents, filled up with padding_id
+  int32_t padding_id = 0;
   std::vector<int32_t> token_bytes;          // [V]: bytes of text that a token stands for
   std::string notes;                         // a JSON object of the caller's, kept in every checkpoint (paths, commands)
 };
@@ -66,7 +68,7 @@ class Trainer {
 
   // Starts from random weights, or from a checkpoint's (fine-tuning): a first checkpoint is written at once.
   Status begin();
-  Status begin_from(const TensorSource& weights);
+  Status begin_from(const Checkpoint& checkpoint);
   // Goes on from the newest checkpoint of the folder. Errors: kCorrupt, kInvalidArgument (other data, other tokenizer).
   Status resume();
 
@@ -93,6 +95,7 @@ class Trainer {
   Status one_step(StepReport* report);
   Status check_loss(double loss, double norm) const;
   Status save();
+  static BatchOptions stream_options(const TrainInputs& inputs, const TrainSettings& settings);
   TrainOptions options_at(int64_t step) const;
   int64_t micro_rows() const;
   void find_length();

@@ -280,7 +280,7 @@ Result<TrainingReport> run_training_case(ThreadPool& pool, const TrainKernels<fl
   TRY_ASSIGN(const Meta meta, read_meta(folder));
   TRY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(folder));
   TRY_ASSIGN(TrainModel<float> model, TrainModel<float>::create(checkpoint.config()));
-  TRY(model.load(checkpoint.tensor_source()));
+  TRY(model.load(checkpoint));
   Arena arena;
   TrainContext<float> ctx = {kernels, pool, arena, options.precision};
   Case c(ctx, model, meta, folder);
