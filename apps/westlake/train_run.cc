@@ -94,7 +94,7 @@ class NewFolder {
 };
 
 // Writes the folder's texts, so that what is read from then on is what a resumed run reads.
-Result<Origin> origin_of_model(const RunOptions& options, const RunFolder& folder) {
+Result<Origin> origin_of_model(const RunOptions& options, RunFolder& folder) {
   Origin origin;
   TRY_ASSIGN(const std::string path, resolve_model(options.model));
   TRY_ASSIGN(origin.checkpoint, Checkpoint::open(path));
