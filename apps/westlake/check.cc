@@ -148,7 +148,8 @@ void print_text(const Outcome& outcome) {
   fmt::print("\n");
   if (outcome.training) {
     for (const TrainingDifference& d : outcome.training->differences) {
-      if (!d.passed()) fmt::print("     {} is off by {:.2e} ({}), at most {:.0e}\n", d.what, d.difference, d.worst, d.tolerance);
+      if (!d.passed())
+        fmt::print("     {} is off by {:.2e} ({}), at most {:.0e}\n", d.what, d.difference, d.worst, d.tolerance);
     }
     for (const std::string& failure : outcome.training->failures) fmt::print("     {}\n", failure);
   }

@@ -19,6 +19,7 @@ void add_chat(CLI::App& app, Action* action);
 void add_check(CLI::App& app, Action* action);
 void add_convert(CLI::App& app, Action* action);
 void add_eval(CLI::App& app, Action* action);
+void add_finetune(CLI::App& app, Action* action);
 void add_generate(CLI::App& app, Action* action);
 void add_inspect(CLI::App& app, Action* action);
 void add_logits(CLI::App& app, Action* action);

@@ -49,7 +49,8 @@ Status run(const Options& options) {
     TRY_ASSIGN(const std::vector<EvalFigure> figures,
                run_eval_task(*runtime.context, *runtime.model, text, task, options.data, options.eval,
                              [&](const std::string& what, int64_t done, int64_t total) {
-                               if (!line) line = std::make_unique<Progress>(what, static_cast<uint64_t>(total), "texts");
+                               if (!line)
+                                 line = std::make_unique<Progress>(what, static_cast<uint64_t>(total), "texts");
                                line->update(static_cast<uint64_t>(done));
                              }));
     line.reset();
@@ -75,7 +76,8 @@ void add_eval(CLI::App& app, Action* action) {
   command->add_option("--task", options->tasks, "tasks, with commas: bpb,blimp,hellaswag,lambada,arc")
       ->delimiter(',')
       ->required();
-  command->add_option("--data", options->data, "folder with the tasks' files (.jsonl, .txt; also .zst, .gz), or one file")
+  command
+      ->add_option("--data", options->data, "folder with the tasks' files (.jsonl, .txt; also .zst, .gz), or one file")
       ->required();
   command->add_option("--ctx", options->eval.ctx, "tokens of a window of bpb")->check(CLI::Range(4, 1 << 20));
   command->add_option("--limit", options->eval.limit, "questions of a file at most (bpb: thousands of bytes)")

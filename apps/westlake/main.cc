@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
   add_convert(app, &action);
   add_synth(app, &action);
   add_train(app, &action);
+  add_finetune(app, &action);
   add_bench(app, &action);
   add_perplexity(app, &action);
   add_pull(app, &action);

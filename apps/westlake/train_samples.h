@@ -1,4 +1,5 @@
-// What a model says while it is trained: the run's own folder, opened as any checkpoint, continues a few prompts.
+// What a model says while it is trained: the run's own folder, opened as any checkpoint, continues a few prompts, or
+// answers them.
 #pragma once
 
 #include <string>
@@ -10,12 +11,15 @@
 
 namespace westlake {
 
+enum class SampleKind { kContinuation, kAnswer };
+
 // RUN/samples.jsonl. Not Thread-safe.
 class SampleLog {
  public:
   static Result<SampleLog> open(const std::string& run);
-  // One continuation a prompt, temperature 0.8, seeded by the step.
-  Status add(Context& ctx, const std::string& run, int64_t step, const std::vector<std::string>& prompts);
+  // One text a prompt, temperature 0.8, seeded by the step. An answer's prompt goes through the chat template.
+  Status add(Context& ctx, const std::string& run, int64_t step, const std::vector<std::string>& prompts,
+             SampleKind kind);
   const std::vector<ReportSample>& all() const { return samples_; }
 
  private:

@@ -30,8 +30,8 @@ Result<std::vector<std::string>> files_of(const std::string& data, std::string_v
   }
   std::sort(found.begin(), found.end());
   if (found.empty())
-    return make_error(Code::kNotFound, "{}: there is no file {}*{}. Hint: --data names a folder with the task's files", data,
-                      begins, ending);
+    return make_error(Code::kNotFound, "{}: there is no file {}*{}. Hint: --data names a folder with the task's files",
+                      data, begins, ending);
   return found;
 }
 
@@ -127,7 +127,12 @@ class Items {
 
 EvalFigure share(std::string task, std::string of, std::string name, int64_t right, int64_t n) {
   const double p = n > 0 ? static_cast<double>(right) / static_cast<double>(n) : 0;
-  return {std::move(task), std::move(of), std::move(name), p, n > 0 ? std::sqrt(p * (1 - p) / static_cast<double>(n)) : 0, n};
+  return {std::move(task),
+          std::move(of),
+          std::move(name),
+          p,
+          n > 0 ? std::sqrt(p * (1 - p) / static_cast<double>(n)) : 0,
+          n};
 }
 
 using Figures = Result<std::vector<EvalFigure>>;
@@ -157,7 +162,8 @@ Figures blimp(Items items, const std::string& data, const EvalOptions& options) 
     ++parts[fields[i]].second;
   }
   std::vector<EvalFigure> figures = {share("blimp", "", "accuracy", right, static_cast<int64_t>(fields.size()))};
-  for (const auto& [field, counts] : parts) figures.push_back(share("blimp", field, "accuracy", counts.first, counts.second));
+  for (const auto& [field, counts] : parts)
+    figures.push_back(share("blimp", field, "accuracy", counts.first, counts.second));
   return figures;
 }
 
@@ -169,7 +175,9 @@ Figures best_choice(const Items& items, const std::string& task, const std::vect
   size_t first = 0;
   for (size_t q = 0; q < sizes.size(); first += sizes[q++]) {
     size_t best = first, best_per_byte = first;
-    const auto per_byte = [&](size_t i) { return scores[i].log_prob / static_cast<double>(std::max<int64_t>(1, items.bytes(i))); };
+    const auto per_byte = [&](size_t i) {
+      return scores[i].log_prob / static_cast<double>(std::max<int64_t>(1, items.bytes(i)));
+    };
     for (size_t i = first + 1; i < first + sizes[q]; ++i) {
       if (scores[i].log_prob > scores[best].log_prob) best = i;
       if (per_byte(i) > per_byte(best_per_byte)) best_per_byte = i;
@@ -178,7 +186,8 @@ Figures best_choice(const Items& items, const std::string& task, const std::vect
     right_per_byte += best_per_byte == first + answers[q];
   }
   const int64_t n = static_cast<int64_t>(sizes.size());
-  return std::vector<EvalFigure>{share(task, "", "accuracy", right, n), share(task, "", "accuracy_per_byte", right_per_byte, n)};
+  return std::vector<EvalFigure>{share(task, "", "accuracy", right, n),
+                                 share(task, "", "accuracy_per_byte", right_per_byte, n)};
 }
 
 Figures hellaswag(Items items, const std::string& data, const EvalOptions& options) {
@@ -248,8 +257,9 @@ Figures lambada(Items items, const std::string& data, const EvalOptions& options
     nats -= s.log_prob;
   }
   const int64_t n = static_cast<int64_t>(scores.size());
-  return std::vector<EvalFigure>{share("lambada", "", "accuracy", right, n),
-                                 {"lambada", "", "perplexity", std::exp(nats / static_cast<double>(std::max<int64_t>(1, n))), 0, n}};
+  return std::vector<EvalFigure>{
+      share("lambada", "", "accuracy", right, n),
+      {"lambada", "", "perplexity", std::exp(nats / static_cast<double>(std::max<int64_t>(1, n))), 0, n}};
 }
 
 // Windows over one document: every token but the first is scored once, with at least half a window before it.
@@ -306,7 +316,8 @@ struct Task {
   const char* name;
   Figures (*run)(Items, const std::string&, const EvalOptions&);
 };
-constexpr Task kTasks[] = {{"bpb", bpb}, {"blimp", blimp}, {"hellaswag", hellaswag}, {"lambada", lambada}, {"arc", arc}};
+constexpr Task kTasks[] = {
+    {"bpb", bpb}, {"blimp", blimp}, {"hellaswag", hellaswag}, {"lambada", lambada}, {"arc", arc}};
 
 }  // namespace
 
@@ -322,7 +333,8 @@ Result<std::vector<EvalFigure>> run_eval_task(Context& ctx, const Model& model, 
   for (const Task& t : kTasks) {
     if (task == t.name) return t.run(Items(ctx, model, text, task, progress), data, options);
   }
-  return make_error(Code::kInvalidArgument, "task '{}' is not known. Tasks: {}", task, fmt::join(eval_task_names(), ", "));
+  return make_error(Code::kInvalidArgument, "task '{}' is not known. Tasks: {}", task,
+                    fmt::join(eval_task_names(), ", "));
 }
 
 }  // namespace westlake

@@ -131,7 +131,7 @@ template <typename Real>
 Result<TrainModel<Real>> load_train_case_model(const TrainCase& c) {
   TRY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(c.folder));
   TRY_ASSIGN(TrainModel<Real> model, TrainModel<Real>::create(c.config));
-  TRY(model.load(checkpoint.tensor_source()));
+  TRY(model.load(checkpoint));
   return model;
 }
 

@@ -5,6 +5,8 @@
 
 #include "base/page_memory.h"
 #include "base/rng.h"
+#include "base/thread_pool.h"
+#include "model/export_tensors.h"
 #include "model/train_passes.h"
 #include "tensor/codec.h"
 
@@ -224,38 +226,53 @@ void TrainModel<Real>::initialise(uint64_t seed, double std) {
 }
 
 template <typename Real>
-Status TrainModel<Real>::load(const TensorSource& source) {
+Status TrainModel<Real>::load(const Checkpoint& checkpoint) {
   State& s = *state_;
-  if (source.format != WeightFormat::kPublished)
-    return make_error(Code::kUnsupported, "{}: training begins from a folder with safetensors, not from a GGUF",
-                      source.place);
-  Weights weights;
-  TRY(bind_weights(s.config, source, &weights));
-  if (weights.mtp.size() != s.layers.mtp.size())
+  TRY_ASSIGN(const ExportSource source, ExportSource::open(checkpoint));
+  if (source.weights->mtp.size() != s.layers.mtp.size())
     return make_error(Code::kNotFound,
-                      "{}: the config has {} multi-token-prediction layers, the file none. Hint: set "
-                      "num_nextn_predict_layers to 0",
-                      source.place, s.layers.mtp.size());
-  size_t next = 0, next_bias = 0;
-  for (const WeightSpec& spec : weight_table(s.config, WeightFormat::kPublished, !weights.mtp.empty(), &weights)) {
-    if (spec.optional) continue;
-    const auto* vector = std::get_if<const float**>(&spec.target);
-    if (is_bias_of_router(spec)) {
-      std::copy(**vector, **vector + spec.shape[0], s.router_biases[next_bias++].begin());
-      continue;
+                      "{}: the config has {} multi-token-prediction layers, the file {}. Hint: set "
+                      "num_nextn_predict_layers to what the file has",
+                      source.place, s.layers.mtp.size(), source.weights->mtp.size());
+  std::unordered_map<std::string_view, TrainParam<Real>*> params;
+  for (TrainParam<Real>& p : s.params) params[p.name] = &p;
+  std::unordered_map<std::string_view, std::vector<float>*> biases;
+  for (size_t i = 0; i < s.router_biases.size(); ++i) biases[s.router_bias_names[i]] = &s.router_biases[i];
+  ThreadPool pool(1);
+  size_t found = 0;
+  const auto f32 = [](const WeightSpec&, int64_t) { return DType::kF32; };
+  for (const ExportTensor& tensor : export_tensors(source, WeightFormat::kPublished, !s.layers.mtp.empty(), f32)) {
+    for (const Mat& mat : tensor.sources) {
+      if (is_quantised(mat.dtype))
+        return make_error(Code::kUnsupported,
+                          "{}: '{}' is quantised ({}), training begins from f32, bf16 or f16. Hint: the model's folder "
+                          "with safetensors, or a GGUF in f16",
+                          source.place, tensor.spec.name, dtype_name(mat.dtype));
     }
-    TrainParam<Real>& p = s.params[next++];
-    if (vector != nullptr) {
-      std::copy(**vector, **vector + p.cols, p.value);
-      continue;
+    const auto param = params.find(tensor.spec.name);
+    const auto bias = biases.find(tensor.spec.name);
+    if (param == params.end() && bias == biases.end()) continue;  // a module's own copy of a shared tensor
+    const int64_t expected = param != params.end() ? param->second->rows * param->second->cols
+                                                   : static_cast<int64_t>(bias->second->size());
+    std::vector<float> values(tensor.rows * tensor.cols);
+    if (static_cast<int64_t>(values.size()) != expected)
+      return make_error(Code::kCorrupt, "{}: '{}' has {} numbers, the config says {}", source.place, tensor.spec.name,
+                        values.size(), expected);
+    if (tensor.make) tensor.make(pool, values.data());
+    for (int64_t i = 0; !tensor.make && i < tensor.rows; ++i) {
+      const SourceRow row = tensor.row(i);
+      dequantise_row(*row.mat, row.row, values.data() + i * tensor.cols);
     }
-    const Mat& mat = *std::get<Mat*>(spec.target);
-    std::vector<float> row(p.cols);
-    for (int64_t i = 0; i < p.rows; ++i) {
-      dequantise_row(mat, i, row.data());
-      std::copy(row.begin(), row.end(), p.value + i * p.cols);
+    ++found;
+    if (param != params.end()) {
+      std::copy(values.begin(), values.end(), param->second->value);
+    } else {
+      std::copy(values.begin(), values.end(), bias->second->begin());
     }
   }
+  if (found != params.size() + biases.size())
+    return make_error(Code::kNotFound, "{}: has {} of the {} tensors of the config", source.place, found,
+                      params.size() + biases.size());
   return {};
 }
 

@@ -15,6 +15,7 @@
 
 #include "base/result.h"
 #include "kernels/training.h"
+#include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/weights.h"
 
@@ -62,8 +63,8 @@ class TrainModel {
   static Result<TrainModel> create(const ModelConfig& config);
   // Matrices normal with deviation `std` (residual outputs scaled as published), norms one, biases zero.
   void initialise(uint64_t seed, double std);
-  // From a checkpoint's tensors. Errors as bind_weights.
-  Status load(const TensorSource& source);
+  // From a checkpoint's tensors, a folder's or a GGUF's. Errors as bind_weights; kUnsupported for quantised weights.
+  Status load(const Checkpoint& checkpoint);
 
   const ModelConfig& config() const;
   std::span<TrainParam<Real>> params();

@@ -102,7 +102,7 @@ TEST(TrainModel, LossOfPublishedArchitectures) {
       continue;
     }
     ASSERT_TRUE(model.ok()) << model.error().message;
-    const Status loaded = model->load(checkpoint->tensor_source());
+    const Status loaded = model->load(*checkpoint);
     ASSERT_TRUE(loaded.ok()) << loaded.error().message;
     const auto tokens_file = Npy::open(folder + "/tokens.npy"), logits_file = Npy::open(folder + "/logits.npy");
     const std::vector<int32_t> tokens = *tokens_file->int32s();

@@ -23,7 +23,8 @@ void BatchStream::cut_documents() {
   pieces_.reserve(static_cast<size_t>(store_->documents()));
   for (int64_t d = 0; d < store_->documents(); ++d) {
     const int64_t begin = store_->document_start(d), size = store_->document_start(d + 1) - begin;
-    const int64_t longest = options_.document_tokens > 0 ? options_.document_tokens : size;
+    const bool cut = options_.document_tokens > 0 && !options_.whole_documents;
+    const int64_t longest = cut ? options_.document_tokens : size;
     const int64_t parts = (size + longest - 1) / longest;
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t from = size * i / parts, to = size * (i + 1) / parts;
@@ -55,18 +56,51 @@ void BatchStream::advance(int64_t tokens) {
   order_epoch();
 }
 
+// The next n tokens of the document.
+void BatchStream::fill(int64_t n, int32_t start, int32_t* inputs, int32_t* targets, int32_t* doc_start) const {
+  const Piece& document = piece();
+  const int64_t begin = document.begin + position_.offset;
+  store_->copy(begin, {inputs, static_cast<size_t>(n)});
+  for (int64_t i = 0; i + 1 < n; ++i) targets[i] = store_->target(begin + i + 1);
+  targets[n - 1] = position_.offset + n == document.size ? -1 : store_->target(begin + n);
+  std::fill_n(doc_start, n, start);
+}
+
 void BatchStream::fill_row(int64_t T, int32_t* inputs, int32_t* targets, int32_t* doc_start) {
   for (int64_t at = 0; at < T;) {
-    const Piece& document = piece();
-    const int64_t begin = document.begin + position_.offset;
-    const int64_t left = document.size - position_.offset, n = std::min(left, T - at);
-    store_->copy(begin, {inputs + at, static_cast<size_t>(n)});
-    std::copy_n(inputs + at + 1, n - 1, targets + at);
-    targets[at + n - 1] = n == left ? -1 : store_->token(begin + n);
-    std::fill_n(doc_start + at, n, static_cast<int32_t>(at));
+    const int64_t n = std::min(piece().size - position_.offset, T - at);
+    fill(n, static_cast<int32_t>(at), inputs + at, targets + at, doc_start + at);
     advance(n);
     at += n;
   }
+}
+
+void BatchStream::fill_row_whole(int64_t T, int32_t* inputs, int32_t* targets, int32_t* doc_start) {
+  int64_t at = 0;
+  while (at < T) {
+    const int64_t size = piece().size, n = std::min(size, T);
+    if (at + n > T) break;
+    fill(n, static_cast<int32_t>(at), inputs + at, targets + at, doc_start + at);
+    advance(size);
+    at += n;
+  }
+  std::fill(inputs + at, inputs + T, options_.padding_id);
+  std::fill(targets + at, targets + T, -1);
+  std::fill(doc_start + at, doc_start + T, static_cast<int32_t>(at));
+}
+
+void BatchStream::next_row(int64_t T, int32_t* inputs, int32_t* targets, int32_t* doc_start) {
+  options_.whole_documents ? fill_row_whole(T, inputs, targets, doc_start) : fill_row(T, inputs, targets, doc_start);
+}
+
+int64_t BatchStream::rows_of(double epochs, int64_t T) const {
+  BatchStream walker(*store_, options_);
+  walker.pieces_ = pieces_;
+  walker.order_epoch();
+  std::vector<int32_t> row(static_cast<size_t>(3 * T));
+  int64_t rows = 0;
+  for (; walker.epochs() < epochs; ++rows) walker.next_row(T, row.data(), row.data() + T, row.data() + 2 * T);
+  return rows;
 }
 
 Result<Batch> BatchStream::next(int64_t B, int64_t T) {
@@ -79,7 +113,7 @@ Result<Batch> BatchStream::next(int64_t B, int64_t T) {
   batch.targets.resize(size);
   batch.doc_start.resize(size);
   for (int64_t b = 0; b < B; ++b) {
-    fill_row(T, batch.inputs.data() + b * T, batch.targets.data() + b * T, batch.doc_start.data() + b * T);
+    next_row(T, batch.inputs.data() + b * T, batch.targets.data() + b * T, batch.doc_start.data() + b * T);
   }
   return batch;
 }
@@ -97,8 +131,8 @@ Status BatchStream::seek(const BatchPosition& position) {
   const BatchPosition before = position_;
   position_ = position;
   order_epoch();
-  if (position.offset < 0 || position.offset >= piece().size) {
-    const int64_t most = piece().size - 1;
+  if (const int64_t most = options_.whole_documents ? 0 : piece().size - 1;
+      position.offset < 0 || position.offset > most) {
     position_ = before;
     order_epoch();
     return refuse("offset", position.offset, most);

@@ -5,6 +5,8 @@
 // within a document too; the target at a row's end is the token after it.
 // A long document (a book) is cut into pieces that are shuffled apart, else it would fill batches by itself. A piece is
 // what "document" means below.
+// Conversations stay whole: a row takes documents as long as the next one fits, and is filled up with padding that is
+// neither learnt nor seen by a document. What is longer than a row is cut at its end.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +20,7 @@ namespace westlake {
 struct Batch {
   int64_t B = 0, T = 0;
   std::vector<int32_t> inputs;     // [B, T]
-  std::vector<int32_t> targets;    // [B, T], the token after it; -1 (no loss) at a document's end
+  std::vector<int32_t> targets;    // [B, T], the token after it; -1 (no loss) at a document's end and before context
   std::vector<int32_t> doc_start;  // [B, T], index in the row of the first token of its document
 };
 
@@ -27,6 +29,8 @@ struct BatchOptions {
   bool shuffle = true;  // false: documents in the order of the data, as held-out text is read
   // The longest document; longer ones are cut evenly. At least T, or attention sees less than a row. 0: never cut.
   int64_t document_tokens = 2048;
+  bool whole_documents = false;  // none is split over rows, document_tokens does not count
+  int32_t padding_id = 0;        // input of the padding
 };
 
 // Where the next row begins.
@@ -53,6 +57,8 @@ class BatchStream {
   int64_t tokens_per_epoch() const { return store_->tokens(); }
   // Epochs behind, the current one in parts.
   double epochs() const;
+  // Rows of T tokens until so many epochs are behind, counted from the beginning.
+  int64_t rows_of(double epochs, int64_t T) const;
 
  private:
   struct Piece {
@@ -62,7 +68,10 @@ class BatchStream {
   void cut_documents();
   void order_epoch();
   const Piece& piece() const { return pieces_[order_[static_cast<size_t>(position_.document)]]; }
+  void next_row(int64_t T, int32_t* inputs, int32_t* targets, int32_t* doc_start);
   void fill_row(int64_t T, int32_t* inputs, int32_t* targets, int32_t* doc_start);
+  void fill_row_whole(int64_t T, int32_t* inputs, int32_t* targets, int32_t* doc_start);
+  void fill(int64_t n, int32_t start, int32_t* inputs, int32_t* targets, int32_t* doc_start) const;
   void advance(int64_t tokens);
 
   const TokenStore* store_;

@@ -137,6 +137,70 @@ TEST_F(Batches, long_documents_are_cut) {
   EXPECT_EQ(cuts, batches.documents() - store_->documents());
 }
 
+// Rows of whole documents, in the order of the permutation, each as many as fit; the rest of a row is padding apart.
+TEST_F(Batches, whole_documents_are_packed_greedily) {
+  BatchOptions options;
+  options.whole_documents = true;
+  options.padding_id = eos_;
+  options.shuffle = false;
+  for (const int64_t T : {1, 16, 40, 64, 500}) {
+    BatchStream batches = stream(options);
+    ASSERT_EQ(batches.documents(), store_->documents());
+    int64_t d = 0, rows = 0;
+    for (; batches.position().epoch == 0; ++rows) {
+      const Batch row = batches.next(1, T).value();
+      int64_t at = 0;
+      while (at < T) {
+        const int64_t begin = store_->document_start(d), size = store_->document_start(d + 1) - begin;
+        const int64_t n = std::min(size, T);
+        if (at + n > T) break;
+        for (int64_t i = 0; i < n; ++i) {
+          ASSERT_EQ(row.inputs[at + i], store_->token(begin + i));
+          ASSERT_EQ(row.targets[at + i], i + 1 < size ? store_->token(begin + i + 1) : -1);
+          ASSERT_EQ(row.doc_start[at + i], at);
+        }
+        at += n;
+        d = (d + 1) % store_->documents();
+      }
+      for (int64_t i = at; i < T; ++i) {
+        ASSERT_EQ(row.inputs[i], eos_);
+        ASSERT_EQ(row.targets[i], -1);
+        ASSERT_EQ(row.doc_start[i], at);
+      }
+    }
+    EXPECT_EQ(stream(options).rows_of(1, T), rows);
+    EXPECT_EQ(batches.position().offset, 0);
+  }
+}
+
+TEST_F(Batches, whole_documents_go_on_from_any_position) {
+  BatchOptions options;
+  options.whole_documents = true;
+  options.seed = 5;
+  BatchStream whole = stream(options);
+  while (whole.position().epoch < 2) {
+    const BatchPosition saved = whole.position();
+    BatchStream again = stream(options);
+    ASSERT_TRUE(again.seek(saved).ok());
+    EXPECT_EQ(again.epochs(), whole.epochs());
+    const Batch a = whole.next(2, 50).value(), b = again.next(2, 50).value();
+    ASSERT_EQ(a.inputs, b.inputs);
+    ASSERT_EQ(a.targets, b.targets);
+    ASSERT_EQ(a.doc_start, b.doc_start);
+    ASSERT_EQ(again.position(), whole.position());
+  }
+  expect_error(whole.seek({0, 1, 1}), Code::kInvalidArgument, {"offset", "Hint"});
+}
+
+TEST_F(Batches, rows_of_epochs) {
+  EXPECT_EQ(stream().rows_of(1, store_->tokens()), 1);
+  EXPECT_EQ(stream().rows_of(2, 1), 2 * store_->tokens());
+  EXPECT_EQ(stream().rows_of(0.5, 1), (store_->tokens() + 1) / 2);
+  BatchStream moved = stream();
+  (void)moved.next(3, 33).value();
+  EXPECT_EQ(moved.rows_of(1, 33), (store_->tokens() + 32) / 33);
+}
+
 TEST_F(Batches, refuses_a_position_of_other_data) {
   BatchStream batches = stream();
   const BatchPosition before = batches.position();

@@ -1,16 +1,12 @@
 // Files, lines, documents, parts. See documents.h.
 #include "train/documents.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <deque>
 #include <filesystem>
-#include <optional>
 
 #include "base/file.h"
 #include "base/json.h"
-#include "formats/text_file.h"
 #include "text/char_table.h"
 
 namespace westlake {
@@ -19,10 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kSeparator = "<|endoftext|>";
-constexpr uint64_t kLongestLine = uint64_t{64} << 20;
-constexpr size_t kPartBytes = size_t{256} << 10;             // a part ends at the first good place from here on
-constexpr size_t kLongestPart = 16 * kPartBytes;             // and at any character from here on
-constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // what some editors put before UTF-8
+constexpr size_t kPartBytes = size_t{256} << 10;  // a part ends at the first good place from here on
+constexpr size_t kLongestPart = 16 * kPartBytes;  // and at any character from here on
 constexpr std::string_view kBlank = " \t\r\n\v\f";
 
 enum class Kind { kText, kJsonLines, kByFirstByte };
@@ -59,7 +53,7 @@ size_t invalid_at(std::string_view text) {
   return at;
 }
 
-Status list_folder(const std::string& folder, std::vector<std::string>* files) {
+Status list_folder(const std::string& folder, DataKind wanted, std::vector<std::string>* files) {
   std::vector<std::string> found;
   std::error_code error;
   for (fs::recursive_directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
@@ -68,14 +62,17 @@ Status list_folder(const std::string& folder, std::vector<std::string>* files) {
       if (at->is_directory(error)) at.disable_recursion_pending();
       continue;
     }
-    if (kind_of(name) != Kind::kByFirstByte && is_file(at->path().string())) found.push_back(at->path().string());
+    const Kind kind = kind_of(name);
+    const bool fits = kind == Kind::kJsonLines || (kind == Kind::kText && wanted == DataKind::kTexts);
+    if (fits && is_file(at->path().string())) found.push_back(at->path().string());
   }
   if (error) return make_error(Code::kIo, "{}: cannot list the folder: {}", folder, error.message());
   if (found.empty()) {
-    return make_error(Code::kNotFound,
-                      "{}: the folder has no .txt and no .jsonl (also .zst or .gz). Hint: a file of another name is "
-                      "read when it is named itself",
-                      folder);
+    return make_error(
+        Code::kNotFound,
+        "{}: the folder has no {} (also .zst or .gz). Hint: a file of another name is read when it is named "
+        "itself",
+        folder, wanted == DataKind::kTexts ? ".txt and no .jsonl" : ".jsonl");
   }
   std::sort(found.begin(), found.end());
   files->insert(files->end(), found.begin(), found.end());
@@ -84,7 +81,7 @@ Status list_folder(const std::string& folder, std::vector<std::string>* files) {
 
 }  // namespace
 
-Result<std::vector<std::string>> list_data_files(std::span<const std::string> arguments) {
+Result<std::vector<std::string>> list_data_files(std::span<const std::string> arguments, DataKind kind) {
   if (arguments.empty())
     return make_error(Code::kInvalidArgument, "no data: name files, folders or - for standard input");
   std::vector<std::string> files;
@@ -94,7 +91,7 @@ Result<std::vector<std::string>> list_data_files(std::span<const std::string> ar
         return make_error(Code::kInvalidArgument, "data: standard input (-) is named twice, it can be read once");
       files.push_back(argument);
     } else if (is_directory(argument)) {
-      TRY(list_folder(argument, &files));
+      TRY(list_folder(argument, kind, &files));
     } else {
       std::error_code error;
       if (!fs::exists(argument, error)) return make_error(Code::kNotFound, "{}: no such file or folder", argument);
@@ -105,13 +102,11 @@ Result<std::vector<std::string>> list_data_files(std::span<const std::string> ar
 }
 
 struct DocumentReader::State {
-  std::vector<std::string> files;
-  std::vector<uint64_t> sizes;
-  size_t opened = 0;  // files opened so far; the last of them is being read
-  std::optional<TextReader> reader;
-  std::string place;  // of the file
-  Kind kind = Kind::kText;
-  bool at_start = false;  // no line of the file has been read
+  explicit State(std::vector<std::string> files) : lines(std::move(files)) {}
+
+  DataLines lines;
+  bool in_file = false;     // a line of the file has been read
+  Kind kind = Kind::kText;  // of the file
 
   std::string line;
   std::string text;            // of a document, not handed out yet
@@ -119,20 +114,7 @@ struct DocumentReader::State {
   bool begun = false;          // a part of it has been
   std::deque<TextPart> ready;  // parts to hand out
 
-  Error bad(std::string_view what) const {
-    return make_error(Code::kCorrupt, "{}:{}: {}", place, reader->line_number(), what);
-  }
-
-  Status open_next() {
-    const std::string& path = files[opened++];
-    place = path == kStandardInput ? "standard input" : path;
-    auto made = path == kStandardInput ? TextReader::from_fd(STDIN_FILENO, place) : TextReader::open(path);
-    if (!made.ok()) return made.error();
-    reader.emplace(std::move(made).value());
-    kind = kind_of(path);
-    at_start = true;
-    return {};
-  }
+  Error bad(std::string_view what) const { return make_error(Code::kCorrupt, "{}: {}", lines.place(), what); }
 
   // A blank line is of no document's text as long as there is none.
   Status add_text_line() {
@@ -188,8 +170,7 @@ struct DocumentReader::State {
 
   Status add_json_line() {
     if (is_blank(line)) return {};
-    TRY_ASSIGN(const JsonDocument document,
-               JsonDocument::parse(line, fmt::format("{}:{}", place, reader->line_number())));
+    TRY_ASSIGN(const JsonDocument document, JsonDocument::parse(line, lines.place()));
     JsonObject object;
     std::string_view whole;
     if (document.root().get(object) != simdjson::SUCCESS || object.at_key("text").get(whole) != simdjson::SUCCESS) {
@@ -208,18 +189,14 @@ struct DocumentReader::State {
 
   // Reads one line of one file, or steps to the next file. False when all files are read.
   Result<bool> step() {
-    if (!reader) {
-      if (opened == files.size()) return false;
-      TRY(open_next());
-    }
-    TRY_ASSIGN(const bool more, reader->next_line(&line, kLongestLine));
-    if (!more) {
+    TRY_ASSIGN(const DataLines::Event event, lines.next(&line));
+    if (event == DataLines::Event::kEnd) return false;
+    if (!in_file) kind = kind_of(lines.file());
+    in_file = event == DataLines::Event::kLine;
+    if (!in_file) {
       if (kind != Kind::kJsonLines) TRY(end_document());
-      reader.reset();
       return true;
     }
-    if (at_start && line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
-    at_start = false;
     if (kind == Kind::kByFirstByte && !is_blank(line))
       kind = line[line.find_first_not_of(kBlank)] == '{' ? Kind::kJsonLines : Kind::kText;
     TRY(kind == Kind::kJsonLines ? add_json_line() : add_text_line());
@@ -227,14 +204,7 @@ struct DocumentReader::State {
   }
 };
 
-DocumentReader::DocumentReader(std::vector<std::string> files) : state_(std::make_unique<State>()) {
-  for (const std::string& file : files) {
-    std::error_code error;
-    const uint64_t size = file == kStandardInput ? 0 : fs::file_size(file, error);
-    state_->sizes.push_back(error ? 0 : size);
-  }
-  state_->files = std::move(files);
-}
+DocumentReader::DocumentReader(std::vector<std::string> files) : state_(std::make_unique<State>(std::move(files))) {}
 DocumentReader::DocumentReader(DocumentReader&&) noexcept = default;
 DocumentReader::~DocumentReader() = default;
 
@@ -260,17 +230,10 @@ Result<bool> DocumentReader::read_parts(uint64_t bytes, std::vector<TextPart>* p
 }
 
 uint64_t DocumentReader::bytes_total() const {
-  uint64_t total = 0;
-  for (const uint64_t size : state_->sizes) total += size;
-  return total;
+  return state_->lines.bytes_total();
 }
-
 uint64_t DocumentReader::bytes_read() const {
-  uint64_t read = 0;
-  const size_t behind = state_->opened - (state_->reader ? 1 : 0);
-  for (size_t i = 0; i < behind; ++i) read += state_->sizes[i];
-  if (state_->reader && state_->files[behind] != kStandardInput) read += state_->reader->source_bytes_read();
-  return read;
+  return state_->lines.bytes_read();
 }
 
 }  // namespace westlake

@@ -15,15 +15,17 @@
 #include <vector>
 
 #include "base/result.h"
+#include "train/data_lines.h"
 
 namespace westlake {
 
-inline constexpr std::string_view kStandardInput = "-";
+enum class DataKind { kTexts, kConversations };
 
-// The files that the arguments name: files as they are, folders as the .txt and .jsonl (also .zst, .gz) in them and
-// below, sorted; "-" stays. Errors: kInvalidArgument without arguments or with "-" twice, kNotFound for a path that is
-// not there and for a folder without such files.
-Result<std::vector<std::string>> list_data_files(std::span<const std::string> arguments);
+// The files that the arguments name: files as they are, folders as the .txt and .jsonl (also .zst, .gz; conversations:
+// .jsonl alone) in them and below, sorted; "-" stays. Errors: kInvalidArgument without arguments or with "-" twice,
+// kNotFound for a path that is not there and for a folder without such files.
+Result<std::vector<std::string>> list_data_files(std::span<const std::string> arguments,
+                                                 DataKind kind = DataKind::kTexts);
 
 struct TextPart {
   std::string text;     // valid UTF-8

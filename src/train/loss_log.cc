@@ -13,15 +13,17 @@ constexpr std::string_view kHeader =
     "valid_loss,valid_bits_per_byte\n";
 
 std::string line_of(const StepReport& r) {
-  return fmt::format("{},{},{:.6f},{:.6f},{:.6f},{:.6f},{:.6g},{:.6g},{:.1f},{:.6g},{:.3f},{:.3f},{:.4g},{:.6f},{:.6f}\n", r.step,
-                     r.tokens, r.loss, r.main, r.mtp, r.bits_per_byte, r.grad_norm, r.lr_factor, r.tokens_per_s, r.flop_s,
-                     r.seconds, r.cpu_seconds, r.largest_load, r.valid_loss, r.valid_bits_per_byte);
+  return fmt::format(
+      "{},{},{:.6f},{:.6f},{:.6f},{:.6f},{:.6g},{:.6g},{:.1f},{:.6g},{:.3f},{:.3f},{:.4g},{:.6f},{:.6f}\n", r.step,
+      r.tokens, r.loss, r.main, r.mtp, r.bits_per_byte, r.grad_norm, r.lr_factor, r.tokens_per_s, r.flop_s, r.seconds,
+      r.cpu_seconds, r.largest_load, r.valid_loss, r.valid_bits_per_byte);
 }
 
 bool parse_line(const char* line, StepReport* r) {
-  return std::sscanf(line, "%ld,%ld,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf", &r->step, &r->tokens, &r->loss,
-                     &r->main, &r->mtp, &r->bits_per_byte, &r->grad_norm, &r->lr_factor, &r->tokens_per_s, &r->flop_s,
-                     &r->seconds, &r->cpu_seconds, &r->largest_load, &r->valid_loss, &r->valid_bits_per_byte) == 15;
+  return std::sscanf(line, "%ld,%ld,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf", &r->step, &r->tokens,
+                     &r->loss, &r->main, &r->mtp, &r->bits_per_byte, &r->grad_norm, &r->lr_factor, &r->tokens_per_s,
+                     &r->flop_s, &r->seconds, &r->cpu_seconds, &r->largest_load, &r->valid_loss,
+                     &r->valid_bits_per_byte) == 15;
 }
 
 }  // namespace

@@ -62,7 +62,8 @@ void iterate(TrainContext<Real>& ctx, std::span<Work<Real>> batch) {
   const ArenaScope scope(ctx.arena);
   std::vector<Product<Real>> products;
   for (const Work<Real>& w : batch) {
-    products.push_back({pack_left(ctx, w.x, w.n, w.m, w.n, false), pack_right(ctx, w.x, w.n, w.n, w.m, true), w.a, w.m});
+    products.push_back(
+        {pack_left(ctx, w.x, w.n, w.m, w.n, false), pack_right(ctx, w.x, w.n, w.n, w.m, true), w.a, w.m});
   }
   multiply<Real>(ctx, products);
   products.clear();
@@ -77,8 +78,8 @@ void iterate(TrainContext<Real>& ctx, std::span<Work<Real>> batch) {
       for (int64_t i = begin * w.m; i < end * w.m; ++i) w.a[i] = b * w.a[i] + c * w.a2[i];
       for (int64_t i = begin * w.n; i < end * w.n; ++i) w.next[i] = a * w.x[i];
     });
-    products.push_back({pack_left(ctx, w.a, w.m, w.m, w.m, false), pack_right(ctx, w.x, w.n, w.m, w.n, false), w.next,
-                        w.n, true});
+    products.push_back(
+        {pack_left(ctx, w.a, w.m, w.m, w.m, false), pack_right(ctx, w.x, w.n, w.m, w.n, false), w.next, w.n, true});
   }
   multiply<Real>(ctx, products);
   for (Work<Real>& w : batch) std::swap(w.x, w.next);

@@ -47,7 +47,9 @@ struct Params {
   }
 };
 
-void reserve(Machine* m, const Optimiser<double>& optimiser) { m->arena.reserve(optimiser.plan(m->ctx)); }
+void reserve(Machine* m, const Optimiser<double>& optimiser) {
+  m->arena.reserve(optimiser.plan(m->ctx));
+}
 
 // newton_schulz written out, without packings or batches.
 std::vector<double> orthogonal(const std::vector<double>& u, int64_t rows, int64_t cols) {

@@ -1,5 +1,5 @@
-// The ladder of sizes: configs of the DeepSeek-V3 architecture that train on a machine with few cores, and dense ones to
-// compare with. The vocabulary is the tokenizer's.
+// The ladder of sizes: configs of the DeepSeek-V3 architecture that train on a machine with few cores, and dense ones
+// to compare with. The vocabulary is the tokenizer's.
 #pragma once
 
 #include <cstdint>

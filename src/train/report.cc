@@ -110,8 +110,10 @@ Status write_report(const RunFolder& folder, const ReportFacts& facts, const std
   std::string html = fmt::format(
       "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title><style>body{{font:15px/1.5 "
       "system-ui,sans-serif;max-width:1340px;margin:2em auto;padding:0 1em;color:#222;background:#fff}}figure{{display:"
-      "inline-block;width:640px;max-width:100%;margin:0 8px 16px 0}}svg{{width:100%}}svg text{{font-size:11px;fill:#555}}.g{{"
-      "stroke:#e3e3e3}}table{{border-collapse:collapse}}td{{padding:2px 16px 2px 0;vertical-align:top}}pre{{white-space:pre-"
+      "inline-block;width:640px;max-width:100%;margin:0 8px 16px 0}}svg{{width:100%}}svg "
+      "text{{font-size:11px;fill:#555}}.g{{"
+      "stroke:#e3e3e3}}table{{border-collapse:collapse}}td{{padding:2px 16px 2px "
+      "0;vertical-align:top}}pre{{white-space:pre-"
       "wrap;background:#f6f6f6;padding:8px}}</style><h1>{0}</h1><table>",
       escaped(facts.title));
   const auto row = [&](std::string_view what, std::string_view value) {
@@ -127,13 +129,13 @@ Status write_report(const RunFolder& folder, const ReportFacts& facts, const std
   }
   html += "</table><p>Over tokens:</p>\n";
   const double cap = rows.size() > 20 ? rows[rows.size() / 50].bits_per_byte : INFINITY;
-  html += chart("bits per byte", {curve_of("training", "#3366cc", rows, &StepReport::bits_per_byte, true),
-                                  curve_of("validation", "#dc3912", rows, &StepReport::valid_bits_per_byte, true)},
+  html += chart("bits per byte",
+                {curve_of("training", "#3366cc", rows, &StepReport::bits_per_byte, true),
+                 curve_of("validation", "#dc3912", rows, &StepReport::valid_bits_per_byte, true)},
                 cap);
   html += chart("tokens a second", {curve_of("rate", "#109618", rows, &StepReport::tokens_per_s)});
   html += chart("norm of the gradient", {curve_of("norm", "#990099", rows, &StepReport::grad_norm)});
-  html += chart("busiest expert, times the mean",
-                {curve_of("load", "#ff9900", rows, &StepReport::largest_load, true)});
+  html += chart("busiest expert, times the mean", {curve_of("load", "#ff9900", rows, &StepReport::largest_load, true)});
   html += chart("learning rate, times its base", {curve_of("factor", "#0099c6", rows, &StepReport::lr_factor)});
   if (!samples.empty()) html += "<h2>Samples</h2>";
   for (const ReportSample& s : samples) {

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "formats/safetensors.h"
 #include "formats/safetensors_writer.h"
+#include "model/hf_export_text.h"
 
 namespace westlake {
 namespace {
@@ -41,7 +42,8 @@ Status write_tensors(const std::string& path, const std::vector<RunTensor>& tens
   for (const RunTensor& t : tensors) specs.push_back({t.name, DType::kF32, t.shape});
   TRY_ASSIGN(SafetensorsWriter writer, SafetensorsWriter::create_file(path, std::move(specs)));
   for (const TensorSpec& spec : writer.tensors()) {
-    const auto t = std::find_if(tensors.begin(), tensors.end(), [&](const RunTensor& r) { return r.name == spec.name; });
+    const auto t =
+        std::find_if(tensors.begin(), tensors.end(), [&](const RunTensor& r) { return r.name == spec.name; });
     CHECK(t != tensors.end());
     TRY(writer.write({reinterpret_cast<const std::byte*>(t->data), static_cast<size_t>(t->numbers) * sizeof(float)}));
   }
@@ -54,32 +56,52 @@ Status read_tensors(const std::string& path, const std::vector<RunTensor>& tenso
     const TensorView* view = file.find(t.name);
     if (view == nullptr) return make_error(Code::kCorrupt, "{}: there is no tensor '{}'", path, t.name);
     if (view->dtype != DType::kF32 || view->shape != t.shape) {
-      return make_error(Code::kCorrupt, "{}: '{}' has {} numbers, expected {} in float32. Hint: another model's run?", path,
-                        t.name, view->elements(), t.numbers);
+      return make_error(Code::kCorrupt, "{}: '{}' has {} numbers, expected {} in float32. Hint: another model's run?",
+                        path, t.name, view->elements(), t.numbers);
     }
     std::memcpy(t.data, view->data, static_cast<size_t>(t.numbers) * sizeof(float));
   }
   return {};
 }
 
-std::string config_text(const ModelConfig& config, int64_t bos_id, const std::vector<int32_t>& eos_ids, bool whole) {
-  JsonWriter json;
-  json.begin_object();
-  if (whole) json.key("torch_dtype").value("float32");
+void write_ids(JsonWriter& json, int64_t bos_id, const std::vector<int32_t>& eos_ids) {
   if (bos_id >= 0) json.key("bos_token_id").value(bos_id);
   if (!eos_ids.empty()) {
     json.key("eos_token_id").begin_array();
     for (const int32_t id : eos_ids) json.value(static_cast<int64_t>(id));
     json.end_array();
   }
-  if (!whole) return json.end_object().text() + "\n";
+}
+
+std::string config_text(const ModelConfig& config, int64_t bos_id, const std::vector<int32_t>& eos_ids) {
+  JsonWriter json;
+  json.begin_object().key("torch_dtype").value("float32");
+  write_ids(json, bos_id, eos_ids);
   const std::string own = config.to_json();
   return json.text() + "," + own.substr(1) + "\n";
 }
 
+std::string generation_text(int64_t bos_id, const std::vector<int32_t>& eos_ids, const SamplingDefaults& sampling) {
+  JsonWriter json;
+  json.begin_object();
+  write_ids(json, bos_id, eos_ids);
+  const auto number = [&](const char* key, const auto& value) {
+    if (value) json.key(key).value(*value);
+  };
+  if (sampling.temperature) json.key("do_sample").value(*sampling.temperature > 0);
+  number("temperature", sampling.temperature);
+  number("top_p", sampling.top_p);
+  number("min_p", sampling.min_p);
+  number("top_k", sampling.top_k);
+  number("repetition_penalty", sampling.repetition_penalty);
+  return json.end_object().text() + "\n";
+}
+
 }  // namespace
 
-std::string RunFolder::step_folder(int64_t step) const { return fmt::format("{}/trainer/step-{:08}", path_, step); }
+std::string RunFolder::step_folder(int64_t step) const {
+  return fmt::format("{}/trainer/step-{:08}", path_, step);
+}
 
 std::vector<int64_t> RunFolder::steps() const {
   std::vector<int64_t> found;
@@ -95,24 +117,41 @@ std::vector<int64_t> RunFolder::steps() const {
   return found;
 }
 
-Status RunFolder::begin(const ModelConfig& config, const std::string& tokenizer, int64_t bos_id,
-                        const std::vector<int32_t>& eos_ids) {
+// A folder that a run began and left before its first checkpoint is as good as a new one.
+Status RunFolder::claim() const {
   if (!steps().empty()) {
-    return make_error(Code::kInvalidArgument, "{}: a run is there already (step {}). Hint: --resume {}, or another --out",
-                      path_, steps().back(), path_);
+    return make_error(Code::kInvalidArgument,
+                      "{}: a run is there already (step {}). Hint: --resume {}, or another --out", path_,
+                      steps().back(), path_);
   }
   std::error_code error;
-  if (fs::exists(path_) && !fs::is_empty(path_, error) && !is_file(file("loss.csv"))) {
+  if (fs::exists(path_) && !fs::is_empty(path_, error) && !is_file(file("loss.csv")) &&
+      !is_directory(file("trainer"))) {
     return make_error(Code::kInvalidArgument, "{}: is there and is no run, expected a new folder for --out", path_);
   }
-  TRY(make_folder(path_ + "/trainer"));
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}) {
+  return make_folder(path_ + "/trainer");
+}
+
+Status RunFolder::begin(const ModelConfig& config, const std::string& tokenizer, int64_t bos_id,
+                        const std::vector<int32_t>& eos_ids) {
+  TRY(claim());
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}) {
     if (!is_file(tokenizer + "/" + name)) continue;
     TRY_ASSIGN(const std::string text, read_file(tokenizer + "/" + name));
     TRY(write_file(file(name), text));
   }
-  TRY(write_file(file("generation_config.json"), config_text(config, bos_id, eos_ids, false)));
-  return write_file(file("config.json"), config_text(config, bos_id, eos_ids, true));
+  TRY(write_file(file("generation_config.json"), generation_text(bos_id, eos_ids, {})));
+  return write_file(file("config.json"), config_text(config, bos_id, eos_ids));
+}
+
+Status RunFolder::begin_from(const Checkpoint& source, const ModelConfig& config, int64_t bos_id,
+                             const std::vector<int32_t>& eos_ids, const SamplingDefaults& sampling) {
+  TRY(claim());
+  std::vector<std::string> notes;
+  TRY(write_folder_texts(source, config, DType::kF32, true, path_, &notes));
+  TRY(write_file(file("generation_config.json"), generation_text(bos_id, eos_ids, sampling)));
+  return write_file(file("config.json"), config_text(config, bos_id, eos_ids));
 }
 
 Status RunFolder::save(int64_t step, const std::vector<RunTensor>& weights, const std::vector<RunTensor>& optimiser,
@@ -158,10 +197,13 @@ Result<int64_t> RunFolder::newest() const {
   for (auto step = all.rbegin(); step != all.rend(); ++step) {
     if (is_file(step_folder(*step) + "/state.json")) return *step;
   }
-  return make_error(Code::kNotFound, "{}: there is no checkpoint of a run. Hint: the folder that 'train --out' named", path_);
+  return make_error(Code::kNotFound, "{}: there is no checkpoint of a run. Hint: the folder that 'train --out' named",
+                    path_);
 }
 
-Result<std::string> RunFolder::state(int64_t step) const { return read_file(step_folder(step) + "/state.json"); }
+Result<std::string> RunFolder::state(int64_t step) const {
+  return read_file(step_folder(step) + "/state.json");
+}
 
 Status RunFolder::load(int64_t step, const std::vector<RunTensor>& weights,
                        const std::vector<RunTensor>& optimiser) const {

@@ -1,9 +1,9 @@
 // RUN: the folder of a training run. At every moment it is a checkpoint that any reader of Hugging Face folders opens:
 //
 //   config.json, generation_config.json, tokenizer.json ..   written once, at the start
-//   model.safetensors                                        the newest checkpoint's weights (a second name of its file)
-//   loss.csv, report.html                                    curves
-//   trainer/step-00001200/{model.safetensors, optimizer.safetensors, state.json}   the newest two
+//   model.safetensors                                        the newest checkpoint's weights (a second name of its
+//   file) loss.csv, report.html                                    curves trainer/step-00001200/{model.safetensors,
+//   optimizer.safetensors, state.json}   the newest two
 //
 // Idea: a checkpoint is written under trainer/step-N.tmp, synced, and renamed; only then does model.safetensors change,
 // by a rename too; older ones go last. A kill or a full disk at any moment leaves the checkpoint before.
@@ -15,6 +15,7 @@
 
 #include "base/result.h"
 #include "formats/tensor_table.h"
+#include "model/checkpoint.h"
 #include "model/config.h"
 #include "train/optimiser.h"
 
@@ -38,6 +39,10 @@ class RunFolder {
   // kInvalidArgument when a run is there already.
   Status begin(const ModelConfig& config, const std::string& tokenizer, int64_t bos_id,
                const std::vector<int32_t>& eos_ids);
+  // The same for a run that goes on from a model: its tokenizer and chat template, folder or GGUF, and how its answers
+  // end and are sampled.
+  Status begin_from(const Checkpoint& source, const ModelConfig& config, int64_t bos_id,
+                    const std::vector<int32_t>& eos_ids, const SamplingDefaults& sampling);
 
   // Writes the checkpoint of `step`. Errors: kIo (full disk ..); then everything is as before.
   Status save(int64_t step, const std::vector<RunTensor>& weights, const std::vector<RunTensor>& optimiser,
@@ -50,6 +55,7 @@ class RunFolder {
   Status load(int64_t step, const std::vector<RunTensor>& weights, const std::vector<RunTensor>& optimiser) const;
 
  private:
+  Status claim() const;
   std::string step_folder(int64_t step) const;
   std::vector<int64_t> steps() const;  // ascending
   std::string path_;

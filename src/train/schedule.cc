@@ -16,16 +16,17 @@ double Schedule::factor(int64_t step) const {
   } else {
     const double span = std::max(1.0, all - static_cast<double>(warmup_steps));
     const double done = std::clamp(static_cast<double>(step - warmup_steps) / span, 0.0, 1.0);
-    left = 0.5 * (1 + std::cos(3.141592653589793 * done));
+    left = kind == ScheduleKind::kLinear ? 1 - done : 0.5 * (1 + std::cos(3.141592653589793 * done));
   }
   return final_fraction + (1 - final_fraction) * left;
 }
 
 Result<ScheduleKind> parse_schedule(const std::string& name) {
-  for (const ScheduleKind kind : {ScheduleKind::kConstant, ScheduleKind::kWsd, ScheduleKind::kCosine}) {
+  for (const ScheduleKind kind :
+       {ScheduleKind::kConstant, ScheduleKind::kWsd, ScheduleKind::kCosine, ScheduleKind::kLinear}) {
     if (name == schedule_name(kind)) return kind;
   }
-  return make_error(Code::kInvalidArgument, "schedule '{}' is not known. Hint: wsd, cosine or constant", name);
+  return make_error(Code::kInvalidArgument, "schedule '{}' is not known. Hint: wsd, cosine, linear or constant", name);
 }
 
 std::string_view schedule_name(ScheduleKind kind) {
@@ -34,6 +35,8 @@ std::string_view schedule_name(ScheduleKind kind) {
       return "constant";
     case ScheduleKind::kCosine:
       return "cosine";
+    case ScheduleKind::kLinear:
+      return "linear";
     case ScheduleKind::kWsd:
       break;
   }

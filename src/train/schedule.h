@@ -2,7 +2,8 @@
 //   warm-up: step / warmup_steps; then
 //   wsd:     1 until the last decay_fraction of the steps, there down in a straight line (warm-up, stable, decay)
 //   cosine:  half a cosine from 1 to the end of the run
-// both to final_fraction.
+//   linear:  a straight line from 1 to the end of the run
+// all to final_fraction.
 // Source: Hu et al., MiniCPM (arXiv 2404.06395) 4.2 for WSD; Loshchilov & Hutter 2017 for the cosine; that a straight
 // line to zero serves best: Bergsma et al. (arXiv 2502.15938).
 #pragma once
@@ -14,7 +15,7 @@
 
 namespace westlake {
 
-enum class ScheduleKind { kConstant, kWsd, kCosine };
+enum class ScheduleKind { kConstant, kWsd, kCosine, kLinear };
 
 struct Schedule {
   ScheduleKind kind = ScheduleKind::kWsd;

@@ -10,6 +10,7 @@ namespace {
 template <typename Settings, typename F>
 void for_each_field(Settings& s, F&& f) {
   f("tokens", s.tokens);
+  f("epochs", s.epochs);
   f("minutes", s.minutes);
   f("sequence_length", s.sequence_length);
   f("batch_tokens", s.batch_tokens);
@@ -59,21 +60,29 @@ Schedule TrainSettings::schedule_of_run() const {
 }
 
 Status TrainSettings::validate() const {
-  if (tokens <= 0 && minutes <= 0)
-    return make_error(Code::kInvalidArgument, "the length of the run is not given. Hint: --tokens 200M or --minutes 60");
+  if (tokens <= 0 && !(epochs > 0) && !(minutes > 0)) {
+    return make_error(Code::kInvalidArgument,
+                      "the length of the run is not given. Hint: --tokens 200M, --epochs 2 or --minutes 60");
+  }
+  if (epochs > 1e6) return make_error(Code::kInvalidArgument, "epochs is {}, expected at most a million", epochs);
   TRY(at_least("sequence_length", static_cast<double>(sequence_length), 2));
   if (batch_tokens < sequence_length || batch_tokens % sequence_length != 0) {
-    return make_error(Code::kInvalidArgument, "batch_tokens is {}, expected a multiple of sequence_length {}", batch_tokens,
-                      sequence_length);
+    return make_error(Code::kInvalidArgument, "batch_tokens is {}, expected a multiple of sequence_length {}",
+                      batch_tokens, sequence_length);
   }
   if (micro_batch_rows < 0 || (micro_batch_rows > 0 && batch_rows() % micro_batch_rows != 0)) {
     return make_error(Code::kInvalidArgument, "micro_batch_rows is {}, expected a divisor of the {} rows of an update",
                       micro_batch_rows, batch_rows());
   }
-  for (const auto& [name, value] : {std::pair{"lr", optimiser.lr}, {"muon_lr", optimiser.muon.lr}, {"clip", optimiser.clip},
-                                    {"weight_decay", optimiser.weight_decay}, {"warmup_fraction", warmup_fraction},
-                                    {"decay_fraction", decay_fraction}, {"mtp_weight", mtp_weight},
-                                    {"balance_weight", balance_weight}, {"bias_rate", bias_rate},
+  for (const auto& [name, value] : {std::pair{"lr", optimiser.lr},
+                                    {"muon_lr", optimiser.muon.lr},
+                                    {"clip", optimiser.clip},
+                                    {"weight_decay", optimiser.weight_decay},
+                                    {"warmup_fraction", warmup_fraction},
+                                    {"decay_fraction", decay_fraction},
+                                    {"mtp_weight", mtp_weight},
+                                    {"balance_weight", balance_weight},
+                                    {"bias_rate", bias_rate},
                                     {"initializer_range", initializer_range}}) {
     TRY(at_least(name, value, 0));
   }

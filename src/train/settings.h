@@ -14,8 +14,10 @@
 namespace westlake {
 
 struct TrainSettings {
-  // The end of the run: tokens, or minutes, from which the number of tokens is found by the speed of the first steps.
+  // The end of the run: tokens; or epochs, of which the data make a number of tokens; or minutes, of which the speed of
+  // the first steps does.
   int64_t tokens = 0;
+  double epochs = 0;
   double minutes = 0;
 
   int64_t sequence_length = 512;  // T
@@ -32,10 +34,10 @@ struct TrainSettings {
   double decay_fraction = 0.4;
   double final_fraction = 0;
 
-  double mtp_weight = 0.3;       // lambda
-  double mtp_final_weight = 0.1; // from the beginning of the decay on (V3 report, 4.2)
-  double balance_weight = 1e-4;  // alpha of the sequence-wise balance loss
-  double bias_rate = 1e-3;       // gamma of the router's bias; zero in the last tenth (V3 report, 4.2)
+  double mtp_weight = 0.3;        // lambda
+  double mtp_final_weight = 0.1;  // from the beginning of the decay on (V3 report, 4.2)
+  double balance_weight = 1e-4;   // alpha of the sequence-wise balance loss
+  double bias_rate = 1e-3;        // gamma of the router's bias; zero in the last tenth (V3 report, 4.2)
 
   int64_t eval_every_steps = 0;  // 0: twenty times in the run
   int64_t eval_tokens = 65536;

@@ -85,32 +85,25 @@ Status add_file(Hash& hash, const std::string& path) {
   return {};
 }
 
-// What the writer needs to know of the tokenizer.
-void add_tokenizer(Hash& hash, const Tokenizer& tokenizer) {
-  hash.add(std::string_view(kMagic, sizeof kMagic));
-  hash.add(tokenizer.to_json());
-  for (const int32_t id : {tokenizer.bos_id(), tokenizer.eos_id()}) hash.add_number(static_cast<uint32_t>(id));
-}
-
 // Writes ids as they come, then starts and trailer.
 class Writer {
  public:
-  static Result<Writer> create(const std::string& path, const Tokenizer& tokenizer) {
+  static Result<Writer> create(const std::string& path, const TokenRecipe& recipe) {
     TRY_ASSIGN(AtomicFile file, AtomicFile::create(path));
-    Writer writer(std::move(file), tokenizer);
+    Writer writer(std::move(file), recipe);
     Header header{};
     std::memcpy(header.magic, kMagic, sizeof kMagic);
     header.bytes_per_id = writer.bytes_per_id_;
-    header.vocab_size = static_cast<uint32_t>(tokenizer.vocab_size());
+    header.vocab_size = static_cast<uint32_t>(recipe.vocab_size);
     TRY(writer.put(&header, sizeof header));
     return writer;
   }
 
   void begin_document() { starts_.push_back(tokens_); }
 
-  Status add(std::span<const int32_t> ids) {
+  Status add(std::span<const uint32_t> ids) {
     tokens_ += ids.size();
-    if (bytes_per_id_ == sizeof(int32_t)) return put(ids.data(), ids.size_bytes());
+    if (bytes_per_id_ == sizeof(uint32_t)) return put(ids.data(), ids.size_bytes());
     narrow_.assign(ids.begin(), ids.end());
     return put(narrow_.data(), narrow_.size() * sizeof(uint16_t));
   }
@@ -148,8 +141,8 @@ class Writer {
   }
 
  private:
-  Writer(AtomicFile file, const Tokenizer& tokenizer)
-      : file_(std::move(file)), bytes_per_id_(tokenizer.vocab_size() <= 0x10000 ? 2 : 4) {}
+  Writer(AtomicFile file, const TokenRecipe& recipe)
+      : file_(std::move(file)), bytes_per_id_(recipe.vocab_size <= 0x10000 && !recipe.marked ? 2 : 4) {}
 
   Status put(const void* data, size_t bytes) {
     hash_.add(data, bytes);
@@ -166,32 +159,36 @@ class Writer {
 
 // The ids of parts, each with the tokens that belong around it.
 void tokenise(ThreadPool& pool, const Tokenizer& tokenizer, const std::vector<TextPart>& parts,
-              std::vector<std::vector<int32_t>>& ids) {
-  ids.assign(parts.size(), {});
+              std::vector<TokenPiece>* pieces) {
+  const size_t before = pieces->size();
+  pieces->resize(before + parts.size());
   EncodeOptions plain;
   plain.parse_added_tokens = false;
   pool.for_each_chunk(static_cast<int64_t>(parts.size()), 1, [&](int64_t begin, int64_t end, int) {
+    std::vector<int32_t> ids;
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      if (parts[i].begins && tokenizer.adds_bos()) ids[i].push_back(tokenizer.bos_id());
-      tokenizer.encode(parts[i].text, plain, ids[i]);
-      if (parts[i].ends) ids[i].push_back(tokenizer.eos_id());
+      ids.clear();
+      if (parts[i].begins && tokenizer.adds_bos()) ids.push_back(tokenizer.bos_id());
+      tokenizer.encode(parts[i].text, plain, ids);
+      if (parts[i].ends) ids.push_back(tokenizer.eos_id());
+      TokenPiece& piece = (*pieces)[before + i];
+      piece.ids.assign(ids.begin(), ids.end());
+      piece.begins = parts[i].begins;
     }
   });
 }
 
-Status write_tokens(ThreadPool& pool, const Tokenizer& tokenizer, DocumentReader& reader, Writer& writer,
-                    const TokenizeProgress& progress) {
-  std::vector<TextPart> parts;
-  std::vector<std::vector<int32_t>> ids;
+Status write_tokens(const TokenRecipe& recipe, Writer& writer, const TokenizeProgress& progress) {
+  std::vector<TokenPiece> pieces;
   for (bool more = true; more;) {
-    parts.clear();
-    TRY_ASSIGN(more, reader.read_parts(kRoundBytes, &parts));
-    tokenise(pool, tokenizer, parts, ids);
-    for (size_t i = 0; i < parts.size(); ++i) {
-      if (parts[i].begins) writer.begin_document();
-      TRY(writer.add(ids[i]));
+    pieces.clear();
+    TRY_ASSIGN(more, recipe.next(&pieces));
+    for (const TokenPiece& piece : pieces) {
+      if (piece.begins) writer.begin_document();
+      TRY(writer.add(piece.ids));
     }
-    if (progress && !progress(reader.bytes_read(), reader.bytes_total(), static_cast<int64_t>(writer.tokens())))
+    const auto [done, total] = recipe.bytes();
+    if (progress && !progress(done, total, static_cast<int64_t>(writer.tokens())))
       return make_error(Code::kCancelled, "stopped while the data was tokenised");
   }
   return {};
@@ -246,16 +243,12 @@ void TokenStore::copy(int64_t begin, std::span<int32_t> out) const {
   for (size_t i = 0; i < out.size(); ++i) out[i] = token(begin + static_cast<int64_t>(i));
 }
 
-Result<TokenStore> open_tokens(ThreadPool& pool, const Tokenizer& tokenizer, const std::vector<std::string>& files,
-                               const std::string& folder, const TokenizeProgress& progress) {
-  if (tokenizer.eos_id() < 0) {
-    return make_error(Code::kInvalidArgument,
-                      "the tokenizer has no end token (eos), which every document ends with. Hint: \"eos_token\" in "
-                      "tokenizer_config.json");
-  }
+Result<TokenStore> open_store(const std::vector<std::string>& files, const std::string& folder,
+                              const TokenRecipe& recipe, const TokenizeProgress& progress) {
   const bool piped = std::find(files.begin(), files.end(), kStandardInput) != files.end();
   Hash key_hash;
-  add_tokenizer(key_hash, tokenizer);
+  key_hash.add(std::string_view(kMagic, sizeof kMagic));
+  key_hash.add(recipe.identity.data(), recipe.identity.size());
   std::vector<Stamp> stamps;
   for (const std::string& file : files) {
     stamps.push_back(stamp_of(file));
@@ -272,10 +265,9 @@ Result<TokenStore> open_tokens(ThreadPool& pool, const Tokenizer& tokenizer, con
   fs::create_directories(folder, error);
   if (error) return make_error(Code::kIo, "{}: cannot make the cache folder: {}", folder, error.message());
 
-  DocumentReader reader(files);
-  TRY_ASSIGN(Writer writer, Writer::create(path, tokenizer));
-  TRY(write_tokens(pool, tokenizer, reader, writer, progress));
-  if (writer.documents() == 0) return make_error(Code::kInvalidArgument, "the data has no text: every file is empty");
+  TRY_ASSIGN(Writer writer, Writer::create(path, recipe));
+  TRY(write_tokens(recipe, writer, progress));
+  if (writer.documents() == 0) return make_error(Code::kInvalidArgument, "{}", recipe.empty);
   for (size_t i = 0; i < files.size(); ++i) {
     if (files[i] != kStandardInput && stamp_of(files[i]) != stamps[i])
       return make_error(Code::kIo, "{}: changed while it was read. Hint: start again when it is whole", files[i]);
@@ -289,6 +281,38 @@ Result<TokenStore> open_tokens(ThreadPool& pool, const Tokenizer& tokenizer, con
     path = made;
   }
   return TokenStore::open(path);
+}
+
+Result<TokenStore> open_tokens(ThreadPool& pool, const Tokenizer& tokenizer, const std::vector<std::string>& files,
+                               const std::string& folder, const TokenizeProgress& progress) {
+  if (tokenizer.eos_id() < 0) {
+    return make_error(Code::kInvalidArgument,
+                      "the tokenizer has no end token (eos), which every document ends with. Hint: \"eos_token\" in "
+                      "tokenizer_config.json");
+  }
+  DocumentReader reader(files);
+  std::vector<TextPart> parts;
+  TokenRecipe recipe;
+  recipe.identity = tokenizer_identity(tokenizer);
+  recipe.vocab_size = tokenizer.vocab_size();
+  recipe.next = [&](std::vector<TokenPiece>* pieces) -> Result<bool> {
+    parts.clear();
+    TRY_ASSIGN(const bool more, reader.read_parts(kRoundBytes, &parts));
+    tokenise(pool, tokenizer, parts, pieces);
+    return more;
+  };
+  recipe.bytes = [&] { return std::pair(reader.bytes_read(), reader.bytes_total()); };
+  return open_store(files, folder, recipe, progress);
+}
+
+std::string tokenizer_identity(const Tokenizer& tokenizer) {
+  const std::string json = tokenizer.to_json();
+  std::string bytes;
+  const auto number = [&](uint64_t n) { bytes.append(reinterpret_cast<const char*>(&n), sizeof n); };
+  number(json.size());
+  bytes += json;
+  for (const int32_t id : {tokenizer.bos_id(), tokenizer.eos_id()}) number(static_cast<uint32_t>(id));
+  return bytes;
 }
 
 }  // namespace westlake

@@ -11,18 +11,20 @@
 namespace westlake {
 namespace {
 
-constexpr size_t kRateSteps = 20;        // the rate is that of so many steps
-constexpr int64_t kMeasuredSteps = 10;   // --minutes: steps before the length is fixed
+constexpr size_t kRateSteps = 20;       // the rate is that of so many steps
+constexpr int64_t kMeasuredSteps = 10;  // --minutes: steps before the length is fixed
 constexpr double kMeanLossDecay = 0.98;
 constexpr int64_t kSpikeAfterSteps = 50;
-constexpr double kSpikeNats = 1.5;       // above the moving mean
+constexpr double kSpikeNats = 1.5;  // above the moving mean
 
 }  // namespace
 
 double process_cpu_seconds() {
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
@@ -36,8 +38,9 @@ double train_flop_per_token(const ModelConfig& c, int64_t T) {
   return 6 * weights + attention;
 }
 
-Trainer::Trainer(ThreadPool& pool, const TrainKernels<float>& kernels, TrainInputs inputs, const TrainSettings& settings,
-                 RunFolder folder, TrainModel<float> model, Optimiser<float> optimiser, BatchStream batches)
+Trainer::Trainer(ThreadPool& pool, const TrainKernels<float>& kernels, TrainInputs inputs,
+                 const TrainSettings& settings, RunFolder folder, TrainModel<float> model, Optimiser<float> optimiser,
+                 BatchStream batches)
     : inputs_(std::move(inputs)),
       settings_(settings),
       folder_(std::move(folder)),
@@ -51,12 +54,11 @@ Result<std::unique_ptr<Trainer>> Trainer::create(ThreadPool& pool, const TrainKe
   TRY(settings.validate());
   TRY_ASSIGN(TrainModel<float> model, TrainModel<float>::create(inputs.config));
   TRY_ASSIGN(Optimiser<float> optimiser, Optimiser<float>::create(model.params(), settings.optimiser));
-  BatchOptions stream;
-  stream.seed = settings.seed;
-  stream.document_tokens = std::max(stream.document_tokens, settings.sequence_length);
-  TRY_ASSIGN(BatchStream batches, BatchStream::create(*inputs.data, stream));
-  std::unique_ptr<Trainer> t(new Trainer(pool, kernels, std::move(inputs), settings, std::move(folder), std::move(model),
-                                         std::move(optimiser), std::move(batches)));
+  TRY_ASSIGN(BatchStream batches, BatchStream::create(*inputs.data, stream_options(inputs, settings)));
+  std::unique_ptr<Trainer> t(new Trainer(pool, kernels, std::move(inputs), settings, std::move(folder),
+                                         std::move(model), std::move(optimiser), std::move(batches)));
+  if (settings.tokens == 0 && settings.epochs > 0)
+    t->settings_.tokens = t->batches_.rows_of(settings.epochs, settings.sequence_length) * settings.sequence_length;
   const int64_t rows = t->micro_rows(), T = settings.sequence_length;
   t->memory_.optimiser_bytes = t->optimiser_.state_bytes();
   for (const TrainParam<float>& p : t->model_.params()) {
@@ -65,12 +67,22 @@ Result<std::unique_ptr<Trainer>> Trainer::create(ThreadPool& pool, const TrainKe
     if (p.backward.data != nullptr) t->memory_.weights_bytes += right_bytes<float>(settings.precision, p.rows, p.cols);
   }
   const TrainOptions options = t->options_at(0);
-  t->memory_.activations_bytes =
-      std::max(t->model_.plan(t->ctx_, rows, T, options), t->optimiser_.plan(t->ctx_));
+  t->memory_.activations_bytes = std::max(t->model_.plan(t->ctx_, rows, T, options), t->optimiser_.plan(t->ctx_));
   return t;
 }
 
-TrainMemory Trainer::memory() const { return memory_; }
+BatchOptions Trainer::stream_options(const TrainInputs& inputs, const TrainSettings& settings) {
+  BatchOptions options;
+  options.seed = settings.seed;
+  options.document_tokens = std::max(options.document_tokens, settings.sequence_length);
+  options.whole_documents = inputs.whole_documents;
+  options.padding_id = inputs.padding_id;
+  return options;
+}
+
+TrainMemory Trainer::memory() const {
+  return memory_;
+}
 
 int64_t Trainer::micro_rows() const {
   // Some 8192 tokens keep the matrix units busy; more only needs more memory.
@@ -98,9 +110,9 @@ Status Trainer::begin() {
   return save();
 }
 
-Status Trainer::begin_from(const TensorSource& weights) {
+Status Trainer::begin_from(const Checkpoint& checkpoint) {
   arena_.reserve(memory_.activations_bytes);
-  TRY(model_.load(weights));
+  TRY(model_.load(checkpoint));
   model_.pack_weights(ctx_);
   return save();
 }
@@ -260,7 +272,8 @@ Status Trainer::one_step(StepReport* report) {
     }
     if (all > 0)
       report->largest_load =
-          std::max(report->largest_load, static_cast<double>(most * static_cast<int64_t>(layer.size())) / static_cast<double>(all));
+          std::max(report->largest_load,
+                   static_cast<double>(most * static_cast<int64_t>(layer.size())) / static_cast<double>(all));
   }
   return {};
 }
@@ -283,8 +296,9 @@ Status Trainer::run(const std::atomic<bool>* stop, const TrainCallbacks& callbac
   while (!finished()) {
     if (stop != nullptr && stop->load()) {
       TRY(save());
-      return make_error(Code::kCancelled, "stopped at step {}; the checkpoint is whole. Go on with: westlake train --resume {}",
-                        step_, folder_.path());
+      return make_error(Code::kCancelled,
+                        "stopped at step {}; the checkpoint is whole. Go on with: westlake train --resume {}", step_,
+                        folder_.path());
     }
     const int64_t start = now_ns();
     const double cpu = process_cpu_seconds();
@@ -330,9 +344,8 @@ Status Trainer::run(const std::atomic<bool>* stop, const TrainCallbacks& callbac
 
 Result<StepReport> Trainer::evaluate() {
   const int64_t T = settings_.sequence_length, rows = micro_rows();
-  BatchOptions in_order;
+  BatchOptions in_order = stream_options(inputs_, settings_);
   in_order.shuffle = false;
-  in_order.document_tokens = std::max(in_order.document_tokens, T);
   TRY_ASSIGN(BatchStream stream, BatchStream::create(*inputs_.valid, in_order));
   StepReport report;
   double nats = 0;

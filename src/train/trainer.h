@@ -1,9 +1,9 @@
 // Trainer: the loop. Batches in, updates out, checkpoints on the way; one that is resumed goes on bit for bit.
 //
-// Idea: a step is a pure function of (weights, optimiser state, position in the data, step number, settings), and all of
-// these are in a checkpoint. Time decides nothing but when a checkpoint is written; --minutes becomes a number of tokens
-// once, after the first steps, and is written down.
-// Order of a step: gradients of all parts of the batch; norm; clipping, decay, update; biases of the routers.
+// Idea: a step is a pure function of (weights, optimiser state, position in the data, step number, settings), and all
+// of these are in a checkpoint. Time decides nothing but when a checkpoint is written; --minutes becomes a number of
+// tokens once, after the first steps, and is written down. Order of a step: gradients of all parts of the batch; norm;
+// clipping, decay, update; biases of the routers.
 #pragma once
 
 #include <atomic>
@@ -23,22 +23,22 @@
 namespace westlake {
 
 struct StepReport {
-  int64_t step = 0, steps = 0;      // finished; of the run (0: not known yet)
-  int64_t tokens = 0;               // seen in the whole run
+  int64_t step = 0, steps = 0;  // finished; of the run (0: not known yet)
+  int64_t tokens = 0;           // seen in the whole run
   double loss = 0, main = 0, mtp = 0;
-  double bits_per_byte = 0;         // of the step's text
+  double bits_per_byte = 0;  // of the step's text
   double grad_norm = 0, lr_factor = 0;
-  double tokens_per_s = 0;          // lately
-  double flop_s = 0;                // lately
+  double tokens_per_s = 0;              // lately
+  double flop_s = 0;                    // lately
   double seconds = 0, cpu_seconds = 0;  // of the whole run
-  double largest_load = 0;          // tokens of the busiest expert over the mean, worst layer; 0: no experts
-  double left_s = 0;                // until the end; 0: not known
-  double valid_bits_per_byte = 0;   // 0: no evaluation at this step
+  double largest_load = 0;              // tokens of the busiest expert over the mean, worst layer; 0: no experts
+  double left_s = 0;                    // until the end; 0: not known
+  double valid_bits_per_byte = 0;       // 0: no evaluation at this step
   double valid_loss = 0;
 };
 
 struct TrainMemory {
-  int64_t weights_bytes = 0;    // values, gradients and packed operands
+  int64_t weights_bytes = 0;  // values, gradients and packed operands
   int64_t optimiser_bytes = 0;
   int64_t activations_bytes = 0;
   int64_t total() const { return weights_bytes + optimiser_bytes + activations_bytes; }
@@ -48,14 +48,16 @@ struct TrainMemory {
 struct TrainInputs {
   ModelConfig config;
   const TokenStore* data = nullptr;
-  const TokenStore* valid = nullptr;         // null: no evaluation
-  std::vector<int32_t> token_bytes;          // [V]: bytes of text that a token stands for
-  std::string notes;                         // a JSON object of the caller's, kept in every checkpoint (paths, commands)
+  const TokenStore* valid = nullptr;  // null: no evaluation
+  bool whole_documents = false;       // conversations: rows of whole documents, filled up with padding_id
+  int32_t padding_id = 0;
+  std::vector<int32_t> token_bytes;  // [V]: bytes of text that a token stands for
+  std::string notes;                 // a JSON object of the caller's, kept in every checkpoint (paths, commands)
 };
 
 struct TrainCallbacks {
-  std::function<void(const StepReport&)> step;           // after every step
-  std::function<void(int64_t step)> checkpoint;          // after a checkpoint is whole
+  std::function<void(const StepReport&)> step;   // after every step
+  std::function<void(int64_t step)> checkpoint;  // after a checkpoint is whole
 };
 
 class Trainer {
@@ -66,7 +68,7 @@ class Trainer {
 
   // Starts from random weights, or from a checkpoint's (fine-tuning): a first checkpoint is written at once.
   Status begin();
-  Status begin_from(const TensorSource& weights);
+  Status begin_from(const Checkpoint& checkpoint);
   // Goes on from the newest checkpoint of the folder. Errors: kCorrupt, kInvalidArgument (other data, other tokenizer).
   Status resume();
 
@@ -95,6 +97,7 @@ class Trainer {
   Status one_step(StepReport* report);
   Status check_loss(double loss, double norm) const;
   Status save();
+  static BatchOptions stream_options(const TrainInputs& inputs, const TrainSettings& settings);
   TrainOptions options_at(int64_t step) const;
   int64_t micro_rows() const;
   void find_length();

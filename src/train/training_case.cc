@@ -52,7 +52,8 @@ Result<Meta> read_meta(const std::string& folder) {
   TRY(json_read(adamw, "weight_decay", place, &m.optimiser.weight_decay));
   JsonArray betas;
   if (adamw["betas"].get(betas) != simdjson::SUCCESS || betas.size() != 2 ||
-      betas.at(0).get(m.optimiser.beta1) != simdjson::SUCCESS || betas.at(1).get(m.optimiser.beta2) != simdjson::SUCCESS)
+      betas.at(0).get(m.optimiser.beta1) != simdjson::SUCCESS ||
+      betas.at(1).get(m.optimiser.beta2) != simdjson::SUCCESS)
     return make_error(Code::kCorrupt, "{}: adamw has no two betas", place);
   TRY(read_muon(meta, place, &m));
   m.options.mtp_weight = 0;
@@ -85,7 +86,8 @@ class Case {
 
   Status run() {
     TRY_ASSIGN(const Npy file, Npy::open(folder_ + "/batch.npy"));
-    if (file.view().shape.size() != 3) return make_error(Code::kCorrupt, "{}/batch.npy: is not [steps, B, T + 1]", folder_);
+    if (file.view().shape.size() != 3)
+      return make_error(Code::kCorrupt, "{}/batch.npy: is not [steps, B, T + 1]", folder_);
     steps_ = file.view().shape[0];
     const int64_t B = file.view().shape[1], T = file.view().shape[2] - 1;
     TRY_ASSIGN(const std::vector<int32_t> tokens, file.int32s());
@@ -112,7 +114,8 @@ class Case {
         if (step == 0) outcome_.grads.push_back(values(p.grad, p));
       optimiser.step(ctx_, norm, 1);
       if (meta_.gamma > 0) model_.move_biases(loss.load, meta_.gamma);
-      for (const std::vector<int64_t>& layer : loss.load) outcome_.load.insert(outcome_.load.end(), layer.begin(), layer.end());
+      for (const std::vector<int64_t>& layer : loss.load)
+        outcome_.load.insert(outcome_.load.end(), layer.begin(), layer.end());
       for (float* bias : model_.router_biases())
         outcome_.bias.insert(outcome_.bias.end(), bias, bias + model_.config().n_routed_experts);
     }
@@ -251,7 +254,8 @@ class Case {
       for (TrainParam<float>& p : model_.params()) {
         const float* data = grads ? outcome_.grads[i].data() : p.value;
         ++i;
-        if (p.name == spec.name) TRY(writer.write(std::as_bytes(std::span(data, static_cast<size_t>(p.rows * p.cols)))));
+        if (p.name == spec.name)
+          TRY(writer.write(std::as_bytes(std::span(data, static_cast<size_t>(p.rows * p.cols)))));
       }
       for (size_t b = 0; b < model_.router_bias_names().size(); ++b) {
         if (model_.router_bias_names()[b] == spec.name)
@@ -271,16 +275,18 @@ class Case {
 
 }  // namespace
 
-bool is_training_case(const std::string& folder) { return is_file(folder + "/batch.npy"); }
+bool is_training_case(const std::string& folder) {
+  return is_file(folder + "/batch.npy");
+}
 
-Result<TrainingReport> run_training_case(ThreadPool& pool, const TrainKernels<float>& kernels, const std::string& folder,
-                                         const TrainingCaseOptions& options) {
+Result<TrainingReport> run_training_case(ThreadPool& pool, const TrainKernels<float>& kernels,
+                                         const std::string& folder, const TrainingCaseOptions& options) {
   TrainingReport report;
   report.name = std::filesystem::path(folder).filename().string();
   TRY_ASSIGN(const Meta meta, read_meta(folder));
   TRY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(folder));
   TRY_ASSIGN(TrainModel<float> model, TrainModel<float>::create(checkpoint.config()));
-  TRY(model.load(checkpoint.tensor_source()));
+  TRY(model.load(checkpoint));
   Arena arena;
   TrainContext<float> ctx = {kernels, pool, arena, options.precision};
   Case c(ctx, model, meta, folder);

@@ -1,8 +1,8 @@
 // Training references: a tiny checkpoint, some batches, and what an independent implementation makes of them in ten
 // steps. Runs them in float32 and compares every number that the folder has.
-// Layout of a folder: config.json, model.safetensors, batch.npy [steps, B, T+1], loss.npy [steps], grads.safetensors (of
-// step 0, before clipping), grad_norm.npy [steps], final.safetensors, meta.json; loss_main.npy, loss_mtp.npy, load.npy
-// [steps, layers, E], bias.npy [steps, layers, E] where they apply.
+// Layout of a folder: config.json, model.safetensors, batch.npy [steps, B, T+1], loss.npy [steps], grads.safetensors
+// (of step 0, before clipping), grad_norm.npy [steps], final.safetensors, meta.json; loss_main.npy, loss_mtp.npy,
+// load.npy [steps, layers, E], bias.npy [steps, layers, E] where they apply.
 #pragma once
 
 #include <string>
@@ -37,11 +37,12 @@ bool is_training_case(const std::string& folder);
 
 struct TrainingCaseOptions {
   Precision precision = Precision::kFull;
-  std::string dump;  // a folder for our loss.npy, grad_norm.npy, grads.safetensors, final.safetensors, load.npy, bias.npy
+  std::string
+      dump;  // a folder for our loss.npy, grad_norm.npy, grads.safetensors, final.safetensors, load.npy, bias.npy
 };
 
 // Errors: what cannot be opened, a meta.json that asks for what is not known.
-Result<TrainingReport> run_training_case(ThreadPool& pool, const TrainKernels<float>& kernels, const std::string& folder,
-                                         const TrainingCaseOptions& options = {});
+Result<TrainingReport> run_training_case(ThreadPool& pool, const TrainKernels<float>& kernels,
+                                         const std::string& folder, const TrainingCaseOptions& options = {});
 
 }  // namespace westlake
