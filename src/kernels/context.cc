@@ -81,23 +81,72 @@ void check_job(const Context& ctx, const LinearJob& job) {
   CHECK(!takes_q8(ctx, w) || w.cols % 32 == 0, "{} inputs in blocks of 32", w.cols);
 }
 
-// Rows of int8 that stand for the T rows of a job: fine activations take two each, [T] and then the rest of each [T].
-int64_t q8_rows(const Context& ctx, int64_t T) {
-  return ctx.fine ? 2 * T : T;
+// A block keeps what its int8 leave when the square of its scale is over this many times the mean of its row. The error
+// of rounding goes with that square, and outliers stand in few blocks: a tenth of them holds most of it (docs/log.md).
+constexpr float kRestRatio = 2.0f;
+
+// The int8 of one input, and for fine activations the rests.
+struct Q8Input {
+  Q8Rows rows;
+  Q8Rest rest;
+  int32_t* token;   // rest.token
+  int32_t* starts;  // rest.starts
+};
+
+int64_t rest_groups(int64_t T) {
+  return (T + kRestTokens - 1) / kRestTokens;
 }
 
-// Rows [begin, end) of a job: int8 and, for fine activations, int8 again of what that leaves. `rest` holds one row.
-void quantise_rows(const Context& ctx, const LinearJob& job, const Q8Rows& rows, int64_t begin, int64_t end,
-                   float* rest) {
-  const auto from = [&](int64_t t) { return Q8Rows{rows.qs_row(t), rows.d_row(t), rows.sums_row(t), rows.cols}; };
-  ctx.kernels.quantise_q8(job.x + begin * job.ldx, job.ldx, end - begin, from(begin));
-  for (int64_t t = begin; ctx.fine && t < end; ++t) {
-    const float* x = job.x + t * job.ldx;
-    const int8_t* qs = rows.qs_row(t);
-    const float* d = rows.d_row(t);
-    for (int64_t k = 0; k < rows.cols; ++k) rest[k] = x[k] - d[k / 32] * static_cast<float>(qs[k]);
-    ctx.kernels.quantise_q8(rest, rows.cols, 1, from(job.T + t));
+Q8Input make_input(Context& ctx, const LinearJob& job) {
+  const int64_t cols = job.w->cols, size = job.T * cols;
+  const auto rows = [&](int64_t row_cols) {
+    return Q8Rows{ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
+                  ctx.scratch.take<int16_t>(size / 16), row_cols};
+  };
+  Q8Input input = {rows(cols), {}, nullptr, nullptr};
+  if (!ctx.fine) return input;
+  input.token = ctx.scratch.take<int32_t>(size / 32);
+  input.starts = ctx.scratch.take<int32_t>(rest_groups(job.T) * (cols / 32 + 1));
+  input.rest = {rows(32), input.token, input.starts};
+  return input;
+}
+
+// The rests of the tokens of one group, whose int8 are there already.
+void keep_rests(const Context& ctx, const LinearJob& job, const Q8Input& input, int64_t group) {
+  const int64_t begin = group * kRestTokens, end = std::min(job.T, begin + kRestTokens), blocks = job.w->cols / 32;
+  float least[kRestTokens];  // squares of scales above it are kept
+  for (int64_t t = begin; t < end; ++t) {
+    const float* d = input.rows.d_row(t);
+    float squares = 0;
+    for (int64_t b = 0; b < blocks; ++b) squares += d[b] * d[b];
+    least[t - begin] = kRestRatio * squares / static_cast<float>(blocks);
   }
+  int64_t pair = begin * blocks;
+  int32_t* starts = input.starts + group * (blocks + 1);
+  for (int64_t b = 0; b < blocks; ++b) {
+    starts[b] = static_cast<int32_t>(pair);
+    for (int64_t t = begin; t < end; ++t) {
+      const float d = input.rows.d_row(t)[b];
+      if (!(d * d > least[t - begin])) continue;
+      const float* x = job.x + t * job.ldx + 32 * b;
+      const int8_t* qs = input.rows.qs_row(t) + 32 * b;
+      float left[32];
+      for (int k = 0; k < 32; ++k) left[k] = x[k] - d * static_cast<float>(qs[k]);
+      const Q8Rows& to = input.rest.blocks;
+      ctx.kernels.quantise_q8(left, 32, 1, {to.qs_row(pair), to.d_row(pair), to.sums_row(pair), 32});
+      input.token[pair++] = static_cast<int32_t>(t - begin);
+    }
+  }
+  starts[blocks] = static_cast<int32_t>(pair);
+}
+
+// Tokens [begin, end) of a job to int8; begin is that of a group of rests.
+void quantise_rows(const Context& ctx, const LinearJob& job, const Q8Input& input, int64_t begin, int64_t end) {
+  const Q8Rows& rows = input.rows;
+  ctx.kernels.quantise_q8(job.x + begin * job.ldx, job.ldx, end - begin,
+                          {rows.qs_row(begin), rows.d_row(begin), rows.sums_row(begin), rows.cols});
+  for (int64_t group = begin / kRestTokens; ctx.fine && group * kRestTokens < end; ++group)
+    keep_rests(ctx, job, input, group);
 }
 
 // What a product reads and computes: the weights once.
@@ -108,35 +157,35 @@ OpWork product_work(const LinearJob& job, bool q8) {
 
 // The activations of every job that takes them as int8; neighbours with the same input share.
 const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
-  Q8Rows* inputs = ctx.scratch.take<Q8Rows>(n_jobs);
+  Q8Input* inputs = ctx.scratch.take<Q8Input>(n_jobs);
+  Q8Rows* rows = ctx.scratch.take<Q8Rows>(n_jobs);
   int64_t elements = 0;
+  const auto is_first = [&](int j) { return rows[j].qs && (j == 0 || rows[j].qs != rows[j - 1].qs); };
   for (int j = 0; j < n_jobs; ++j) {
     const LinearJob& job = jobs[j];
-    inputs[j] = {};
+    rows[j] = {};
     if (!takes_q8(ctx, *job.w)) continue;
-    const int64_t cols = job.w->cols, size = q8_rows(ctx, job.T) * cols;
-    if (j > 0 && inputs[j - 1].qs && jobs[j - 1].x == job.x && jobs[j - 1].T == job.T && jobs[j - 1].ldx == job.ldx &&
-        jobs[j - 1].w->cols == cols) {
-      inputs[j] = inputs[j - 1];
+    if (j > 0 && rows[j - 1].qs && jobs[j - 1].x == job.x && jobs[j - 1].T == job.T && jobs[j - 1].ldx == job.ldx &&
+        jobs[j - 1].w->cols == job.w->cols) {
+      rows[j] = rows[j - 1];
       continue;
     }
-    inputs[j] = {ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
-                 ctx.scratch.take<int16_t>(size / 16), cols};
-    elements += size;
+    inputs[j] = make_input(ctx, job);
+    rows[j] = inputs[j].rows;
+    if (ctx.fine) rows[j].rest = &inputs[j].rest;
+    elements += job.T * job.w->cols;
   }
-  if (elements == 0) return inputs;
+  if (elements == 0) return rows;
   const OpTimer timer(ctx.profile, "quantise");
-  int64_t most_cols = 0;
-  for (int j = 0; j < n_jobs; ++j) most_cols = std::max(most_cols, jobs[j].w->cols);
-  float* rests = ctx.scratch.take<float>(ctx.fine ? ctx.pool.size() * most_cols : 0);
 
-  // Tokens [T part / parts, T (part + 1) / parts) of each input.
+  // Groups [groups part / parts, groups (part + 1) / parts) of the tokens of each input.
   const auto quantise = [&](int64_t part, int64_t parts) {
     for (int j = 0; j < n_jobs; ++j) {
-      if (!inputs[j].qs || (j > 0 && inputs[j].qs == inputs[j - 1].qs)) continue;
+      if (!is_first(j)) continue;
       const LinearJob& job = jobs[j];
-      const int64_t begin = job.T * part / parts, end = job.T * (part + 1) / parts;
-      if (begin < end) quantise_rows(ctx, job, inputs[j], begin, end, rests + part * most_cols);
+      const int64_t unit = ctx.fine ? kRestTokens : 1, units = (job.T + unit - 1) / unit;
+      const int64_t begin = units * part / parts * unit, end = std::min(job.T, units * (part + 1) / parts * unit);
+      if (begin < end) quantise_rows(ctx, job, inputs[j], begin, end);
     }
   };
   if (elements < kMinParallelQuantise) {
@@ -144,44 +193,19 @@ const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   } else {
     ctx.pool.run([&](int thread) { quantise(thread, ctx.pool.size()); });
   }
-  return inputs;
-}
-
-// Numbers that fine products keep of both halves before they are added: half of a second-level cache, so that a piece
-// has rows enough to pay for what a call prepares.
-constexpr int64_t kFineSums = 1 << 17;
-
-int64_t fine_rows(int64_t T) {
-  return std::max(kPanelRows, kFineSums / (2 * T) / kPanelRows * kPanelRows);
-}
-
-// y = product of the first T rows + product of the rest, the weights read once. sums: [2T, fine_rows(T)].
-void fine_product(const Context& ctx, const LinearJob& job, RowRange rows, const Q8Rows& x, float* sums, float* panel) {
-  const int64_t ld = fine_rows(job.T);
-  for (int64_t begin = rows.begin; begin < rows.end; begin += ld) {
-    Mat piece = *job.w;
-    piece.data = job.w->row(begin);
-    piece.rows = std::min(ld, rows.end - begin);
-    ctx.kernels.gemm_q8(piece, {0, piece.rows}, x, 2 * job.T, sums, ld, panel);
-    for (int64_t t = 0; t < job.T; ++t) {
-      const float* rest = sums + (job.T + t) * ld;
-      for (int64_t n = 0; n < piece.rows; ++n) job.y[t * job.ldy + begin + n] = sums[t * ld + n] + rest[n];
-    }
-  }
+  return rows;
 }
 
 void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inputs) {
-  int64_t total_cost = 0, work = 0, cols = 0, fine_floats = 0;
+  int64_t total_cost = 0, work = 0, cols = 0;
   for (int j = 0; j < n_jobs; ++j) {
     total_cost += panels_of(*jobs[j].w) * panel_cost(jobs[j]);
     work += jobs[j].w->rows * jobs[j].w->cols * jobs[j].T;
     if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs && inputs[j].qs));
     cols = std::max(cols, jobs[j].w->cols);
-    if (ctx.fine && jobs[j].T > 0) fine_floats = std::max(fine_floats, 2 * jobs[j].T * fine_rows(jobs[j].T));
   }
   const int64_t panel_floats = round_up(kPanelRows * cols, kAlignment / 4);
   float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
-  float* sums = ctx.scratch.take<float>(ctx.pool.size() * fine_floats);
 
   // The panels whose cost begins in [total part / parts, total (part + 1) / parts) on the line of all jobs.
   const auto run = [&](int part, int parts) {
@@ -194,9 +218,7 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inp
       const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
       float* panel = panels + part * panel_floats;
       if (rows.begin < rows.end && job.T > 0) {
-        if (inputs && inputs[j].qs && ctx.fine) {
-          fine_product(ctx, job, rows, inputs[j], sums + part * fine_floats, panel);
-        } else if (inputs && inputs[j].qs) {
+        if (inputs && inputs[j].qs) {
           ctx.kernels.gemm_q8(*job.w, rows, inputs[j], job.T, job.y, job.ldy, panel);
         } else {
           ctx.kernels.gemm_f32(*job.w, rows, job.x, job.ldx, job.T, job.y, job.ldy, panel);
