@@ -118,7 +118,7 @@ struct AttendQ8Args : Q8Group {
   std::byte* scratch = nullptr;  // scratch_bytes()
 
   int64_t keys_of(int64_t i) const { return n_keys + i / heads; }
-  int64_t scratch_bytes() const { return n_q * (k_dim() + 2 * kKvBlock + 24) + kKvBlock * v_dim + 8 * 64; }
+  int64_t scratch_bytes() const { return n_q * (k_dim() + 2 * kKvBlock + 24) + kKvBlock * (v_dim + k_dim()) + 9 * 64; }
 };
 
 // One row of a piece.
@@ -171,6 +171,10 @@ struct KernelTable {
   // Rotates n/2 pairs by (cos, sin)[n/2]. Interleaved: pairs (x[2i], x[2i+1]); halves: (x[i], x[i + n/2]).
   void (*rope_interleaved)(float* x, const float* cos, const float* sin, int64_t n);
   void (*rope_halves)(float* x, const float* cos, const float* sin, int64_t n);
+
+  // x := H x / sqrt(n), H the Hadamard matrix of Sylvester: its own inverse, and it spreads an outlier over all n.
+  // Requires: n a power of two, at least 32.
+  void (*hadamard)(float* x, int64_t n);
 
   void (*attend)(const AttendArgs& args);
 

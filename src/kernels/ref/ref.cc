@@ -175,6 +175,19 @@ void rope_halves(float* x, const float* cos, const float* sin, int64_t n) {
   for (int64_t i = 0; i < n / 2; ++i) rotate(x[i], x[i + n / 2], cos[i], sin[i]);
 }
 
+// x[i] = sum_j (-1)^(bits that i and j share) x[j] / sqrt(n)
+void hadamard(float* x, int64_t n) {
+  for (int64_t h = 1; h < n; h *= 2) {
+    for (int64_t i = 0; i < n; ++i) {
+      if ((i & h) != 0) continue;
+      const float a = x[i], b = x[i + h];
+      x[i] = a + b;
+      x[i + h] = a - b;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) x[i] /= std::sqrt(static_cast<float>(n));
+}
+
 // ---------------------------------------------------------------------------------------------------------- attention
 
 // scores[s] = scale q . k[s];  p = softmax(scores);  out = sum_s p[s] v[s]

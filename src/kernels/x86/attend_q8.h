@@ -11,10 +11,11 @@
 //
 // Order: a row's result depends on nothing but its q and the keys from `begin` on: not on the other rows.
 
-constexpr int kGroupDims = 4 * kLanes;            // of v: four registers of kLanes dimensions x four keys
-constexpr int kDotRows = 4;                       // query rows of a register tile of q k
-constexpr int kDotKeys = kLanes == 16 ? 4 : 2;    // keys of it
-constexpr int kValueRows = kLanes == 16 ? 3 : 1;  // query rows of a register tile of W v: 8 registers each
+constexpr int kGroupDims = 4 * kLanes;              // of v: four registers of kLanes dimensions x four keys
+constexpr int kDotRows = 4;                         // query rows of a register tile of q k
+constexpr int kDotKeys = kLanes == 16 ? 4 : 2;      // keys of it
+constexpr int64_t kTurnRows = 12, kTurnDims = 128;  // keys are turned for so many rows, up to so many dimensions
+constexpr int kValueRows = kLanes == 16 ? 3 : 1;    // query rows of a register tile of W v: 8 registers each
 
 // As ref. total: the sum of qs.
 inline float quantise_row(const float* x, int64_t n, int8_t* qs, int32_t* total) {
@@ -60,6 +61,7 @@ struct Q8Scratch {
   int8_t* q;        // [n_q, k_dim]
   float* q_scale;   // [n_q, 2], times the scale of the scores
   int32_t* q_sums;  // [n_q, 2]: 128 x the sums of q, what dot4_both adds too much
+  int8_t* keys;     // [k_dim / 4][64 keys][4]: keys of a block, where they are turned
   int8_t* values;   // [v_dim / kGroupDims][16 quads][4][4 kLanes]: v of a block, four keys side by side
   uint8_t* high;    // [n_q, 64]: W / 128
   uint8_t* low;     // [n_q, 64]: W mod 128
@@ -79,6 +81,7 @@ inline Q8Scratch q8_scratch(const AttendQ8Args& a) {
   s.q = reinterpret_cast<int8_t*>(take(n * a.k_dim()));
   s.q_scale = reinterpret_cast<float*>(take(n * 8));
   s.q_sums = reinterpret_cast<int32_t*>(take(n * 8));
+  s.keys = reinterpret_cast<int8_t*>(take(kKvBlock * a.k_dim()));
   s.values = reinterpret_cast<int8_t*>(take(kKvBlock * a.v_dim));
   s.high = reinterpret_cast<uint8_t*>(take(n * kKvBlock));
   s.low = reinterpret_cast<uint8_t*>(take(n * kKvBlock));
@@ -91,7 +94,8 @@ inline Q8Scratch q8_scratch(const AttendQ8Args& a) {
 template <int NT>
 inline void dot_keys(const int8_t* keys, int64_t key_stride, const int8_t* q, int64_t q_stride, int64_t n,
                      int32_t* dots, int64_t ld_dots) {
-  Ints sums[kDotKeys * NT];
+  constexpr int kRows = kDotKeys * NT == 16 || kDotKeys < 4 ? NT : 4;  // sum_sixteen wants as many
+  Ints sums[kDotKeys * kRows];
 #pragma GCC unroll 16
   for (Ints& each : sums) each = zero_i();
   for (int64_t k = 0; k < n; k += kGroupDims) {
@@ -102,19 +106,87 @@ inline void dot_keys(const int8_t* keys, int64_t key_stride, const int8_t* q, in
     for (int r = 0; r < kDotKeys; ++r) {
       const Ints key = wide(load_i(keys + r * key_stride + k));
 #pragma GCC unroll 4
-      for (int t = 0; t < NT; ++t) sums[r * NT + t] = dot4_both(sums[r * NT + t], key, rows[t]);
+      for (int t = 0; t < NT; ++t) sums[r * kRows + t] = dot4_both(sums[r * kRows + t], key, rows[t]);
     }
   }
 #if WESTLAKE_SUM_SIXTEEN
-  if constexpr (NT == 4) {
+  if constexpr (kRows == 4) {
     alignas(64) int32_t all[16];
     store_i(all, sum_sixteen(sums));
-    for (int t = 0; t < 4; ++t) std::memcpy(dots + t * ld_dots, all + 4 * t, 16);
+    for (int t = 0; t < NT; ++t) std::memcpy(dots + t * ld_dots, all + 4 * t, 16);
     return;
   }
 #endif
   for (int t = 0; t < NT; ++t) {
-    for (int r = 0; r < kDotKeys; ++r) dots[t * ld_dots + r] = sum(sums[r * NT + t]);
+    for (int r = 0; r < kDotKeys; ++r) dots[t * ld_dots + r] = sum(sums[r * kRows + t]);
+  }
+}
+
+// Keys of a block turned: register (k / 4, j) holds four dimensions from k on of keys [j kLanes, (j + 1) kLanes). With
+// many rows and short keys the sums over lanes cost more than the products, turned keys need none.
+inline void turn_keys(const int8_t* keys, int64_t stride, int64_t n, int8_t* out) {
+  for (int64_t r = 0; r < kKvBlock; r += kLanes) {
+    for (int64_t k = 0; k < n; k += 16) {
+      Ints v[4];
+      load_rows(reinterpret_cast<const std::byte*>(keys + r * stride + k), stride, v);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) store_i(out + (k + 4 * j) * kKvBlock + 4 * r, wide(v[j]));
+    }
+  }
+}
+
+// As dot_keys, of all keys of a block.
+template <int NT>
+inline void dot_turned(const int8_t* turned, const int8_t* q, int64_t q_stride, int64_t n, int32_t* dots,
+                       int64_t ld_dots) {
+  constexpr int kVectors = kKvBlock / kLanes;
+  Ints sums[NT][kVectors];
+#pragma GCC unroll 4
+  for (int t = 0; t < NT; ++t) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) sums[t][j] = zero_i();
+  }
+  for (int64_t k = 0; k < n; k += 4) {
+    Ints rows[NT];
+#pragma GCC unroll 4
+    for (int t = 0; t < NT; ++t) rows[t] = broadcast_4(q + t * q_stride + k);
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      const Ints key = load_i(turned + k * kKvBlock + 4 * j * kLanes);
+#pragma GCC unroll 4
+      for (int t = 0; t < NT; ++t) sums[t][j] = dot4_both(sums[t][j], key, rows[t]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int t = 0; t < NT; ++t) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) store_i(dots + t * ld_dots + j * kLanes, sums[t][j]);
+  }
+}
+
+// dots[t][p][k] of `count` query rows from q on with part p of keys [0, most) of a block. turned: null, or the part.
+inline void dot_part(const int8_t* keys, int64_t key_stride, const int8_t* turned, int64_t most, const int8_t* q,
+                     int64_t q_stride, int64_t count, int64_t n, int32_t* dots) {
+  constexpr int64_t ld = 2 * kKvBlock;
+  if (turned != nullptr) {
+    int64_t t = 0;
+    if constexpr (kLanes == 16) {
+      if (count == 4) return dot_turned<4>(turned, q, q_stride, n, dots, ld);
+      if (count == 3) return dot_turned<3>(turned, q, q_stride, n, dots, ld);
+    }
+    for (; t < count; ++t) dot_turned<1>(turned, q + t * q_stride, q_stride, n, dots + t * ld, ld);
+    return;
+  }
+  for (int64_t k = 0; k < most; k += kDotKeys) {
+    const int8_t* some = keys + k * key_stride;
+    if (count == 4) {
+      dot_keys<4>(some, key_stride, q, q_stride, n, dots + k, ld);
+    } else if (count == 3) {
+      dot_keys<3>(some, key_stride, q, q_stride, n, dots + k, ld);
+    } else {
+      for (int64_t t = 0; t < count; ++t)
+        dot_keys<1>(some, key_stride, q + t * q_stride, q_stride, n, dots + t * ld + k, ld);
+    }
   }
 }
 
@@ -228,23 +300,16 @@ inline void attend_q8(const AttendQ8Args& a) {
       return n < 0 ? int64_t{0} : n < kKvBlock ? n : kKvBlock;
     };
     const int64_t most = seen_by(a.n_q - 1), quads = (most + 3) / 4;
+    const bool turn = a.n_q >= kTurnRows && k_dim <= kTurnDims;
+    if (turn) turn_keys(rows + a.k_offset, a.row_bytes, k_dim, s.keys);
     int64_t first = 0;  // rows before it see nothing of this block
     while (first < a.n_q && seen_by(first) == 0) ++first;
     for (int64_t i = first; i < a.n_q; i += kDotRows) {
       const int64_t count = a.n_q - i < kDotRows ? a.n_q - i : kDotRows;
       int64_t at = 0;
       for (int p = 0; p < a.k_parts; at += a.k_dims[p++]) {
-        for (int64_t k = 0; k < most; k += kDotKeys) {
-          const int8_t* keys = rows + k * a.row_bytes + a.k_offset + at;
-          const int8_t* q = s.q + i * k_dim + at;
-          int32_t* out = dots[0] + p * kKvBlock + k;
-          if (count == kDotRows) {
-            dot_keys<kDotRows>(keys, a.row_bytes, q, k_dim, a.k_dims[p], out, 2 * kKvBlock);
-          } else {
-            for (int64_t t = 0; t < count; ++t)
-              dot_keys<1>(keys, a.row_bytes, q + t * k_dim, k_dim, a.k_dims[p], out + t * 2 * kKvBlock, 2 * kKvBlock);
-          }
-        }
+        dot_part(rows + a.k_offset + at, a.row_bytes, turn ? s.keys + at * kKvBlock : nullptr, most,
+                 s.q + i * k_dim + at, k_dim, count, a.k_dims[p], dots[0] + p * kKvBlock);
       }
       for (int64_t t = 0; t < count; ++t) weigh(a, s, scales, dots[t], i + t, seen_by(i + t));
     }
