@@ -32,7 +32,7 @@ void gemm_f32(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t 
 }
 
 // With W[n, k] = scale q + min and x[t, k] = d qs in each block of 32 (or half of one):
-//   y[t, n] = sum_blocks  (scale d) sum_k q qs  +  (min d) sum_k qs
+//   y[t, n] = sum_blocks  (scale d) sum_k q qs  +  min (d sum_k qs)
 // The inner sums are integers; the outer one is a chain of fused multiply-adds in ascending order of blocks. The rest
 // of the activations is a second chain, added to the first.
 float add_block(const IntBlock& block, bool with_min, const int8_t* qs, float d, float sum) {
@@ -44,7 +44,7 @@ float add_block(const IntBlock& block, bool with_min, const int8_t* qs, float d,
       ones += qs[i];
     }
     sum = std::fmaf(block.scale[h] * d, static_cast<float>(products), sum);
-    if (with_min) sum = std::fmaf(block.min[h] * d, static_cast<float>(ones), sum);
+    if (with_min) sum = std::fmaf(block.min[h], static_cast<float>(ones) * d, sum);
   }
   return sum;
 }

@@ -193,33 +193,51 @@ inline void dot_part(const int8_t* keys, int64_t key_stride, const int8_t* turne
 // The scores of one row in a block to weights; max and sum of the row move on.
 inline void weigh(const AttendQ8Args& a, const Q8Scratch& s, const float* scales, const int32_t* dots, int64_t i,
                   int64_t seen) {
-  alignas(64) float x[kKvBlock];
-  for (int64_t k = 0; k < kKvBlock; k += kLanes) {
-    Floats score = zero();
+  constexpr int kVectors = kKvBlock / kLanes;
+  alignas(64) float part[kKvBlock];  // of a block that is not seen whole
+  Floats score[kVectors];
+#pragma GCC unroll 8
+  for (int j = 0; j < kVectors; ++j) {
+    score[j] = zero();
     for (int p = 0; p < a.k_parts; ++p) {
-      const Ints dot = sub_i(load_i(dots + p * kKvBlock + k), set_i(s.q_sums[2 * i + p]));
-      const Floats scale = mul(set(s.q_scale[2 * i + p]), load(scales + a.k_scale[p] * kKvBlock + k));
-      score = fma(scale, to_float(dot), score);
+      const Ints dot = sub_i(load_i(dots + p * kKvBlock + j * kLanes), set_i(s.q_sums[2 * i + p]));
+      const Floats scale = mul(set(s.q_scale[2 * i + p]), load(scales + a.k_scale[p] * kKvBlock + j * kLanes));
+      score[j] = fma(scale, to_float(dot), score[j]);
     }
-    store(x + k, score);
   }
-  for (int64_t k = seen; k < kKvBlock; ++k) x[k] = -__builtin_inff();
-  const float before = a.max[i], top = largest_of(x, seen), now = before > top ? before : top;
+  if (seen < kKvBlock) {
+    for (int j = 0; j < kVectors; ++j) store(part + j * kLanes, score[j]);
+    for (int64_t k = seen; k < kKvBlock; ++k) part[k] = -__builtin_inff();
+    for (int j = 0; j < kVectors; ++j) score[j] = load(part + j * kLanes);
+  }
+  Floats tops = score[0];
+#pragma GCC unroll 8
+  for (int j = 1; j < kVectors; ++j) tops = max(tops, score[j]);
+  const float before = a.max[i], top = largest(tops), now = before > top ? before : top;
   Floats sums = zero(), most = zero();
-  for (int64_t k = 0; k < kKvBlock; k += kLanes) {
-    const Floats e = exp(sub(load(x + k), set(now)));
+#pragma GCC unroll 8
+  for (int j = 0; j < kVectors; ++j) {
+    const Floats e = exp(sub(score[j], set(now)));
     sums = add(sums, e);
-    // Behind the last key scales may be anything.
-    const Floats w = k + kLanes <= seen ? mul(e, load(scales + a.v_scale * kKvBlock + k))
-                     : k < seen         ? mul(e, load_part(scales + a.v_scale * kKvBlock + k, seen - k))
-                                        : zero();
-    store(x + k, w);
-    most = max(most, w);
+    score[j] = e;
+  }
+  // Behind the last key scales may be anything.
+  const float* v_scales = scales + a.v_scale * kKvBlock;
+  if (seen < kKvBlock) {
+    std::memcpy(part, v_scales, static_cast<size_t>(seen) * sizeof(float));
+    std::memset(part + seen, 0, static_cast<size_t>(kKvBlock - seen) * sizeof(float));
+    v_scales = part;
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kVectors; ++j) {
+    score[j] = mul(score[j], load(v_scales + j * kLanes));
+    most = max(most, score[j]);
   }
   const float largest_weight = largest(most);
   const float steps = largest_weight > 0x1p-100f ? kQ8WeightSteps / largest_weight : 0.0f;
-  for (int64_t k = 0; k < kKvBlock; k += kLanes)
-    store_weights(mul(load(x + k), set(steps)), s.high + i * kKvBlock + k, s.low + i * kKvBlock + k);
+#pragma GCC unroll 8
+  for (int j = 0; j < kVectors; ++j)
+    store_weights(mul(score[j], set(steps)), s.high + i * kKvBlock + j * kLanes, s.low + i * kKvBlock + j * kLanes);
   s.fade[i] = before == now ? 1.0f : __builtin_expf(before - now);
   s.factor[i] = steps > 0 ? largest_weight / kQ8WeightSteps : 0.0f;
   a.max[i] = now;
@@ -273,8 +291,25 @@ inline void add_group(const Q8Scratch& s, const int8_t* values, int64_t quads, i
   }
 }
 
+// Asks for the keys and values of the block from b on: a line or two of every row, too far apart for the hardware's own
+// prefetcher.
+inline void prefetch_block(const AttendQ8Args& a, int64_t b, int64_t end) {
+  if (b >= end) return;
+  const auto* page = reinterpret_cast<const std::byte*>(a.pages[b / a.page_tokens] + a.layer_offset);
+  const std::byte* row = page + b % a.page_tokens * a.row_bytes;
+  const int64_t count = end - b < kKvBlock ? end - b : kKvBlock;
+  for (int64_t i = 0; i < count; ++i, row += a.row_bytes) {
+    for (int64_t k = 0; k < a.k_dim(); k += 64) prefetch(row + a.k_offset + k);
+    if (a.v_offset == a.k_offset) continue;  // the values are the keys
+    for (int64_t k = 0; k < a.v_dim; k += 64) prefetch(row + a.v_offset + k);
+  }
+}
+
 inline void attend_q8(const AttendQ8Args& a) {
   const Q8Scratch s = q8_scratch(a);
+  const int64_t end = a.keys_of(a.n_q - 1) < a.end ? a.keys_of(a.n_q - 1) : a.end;  // pages go no further
+  const bool short_keys = a.k_dim() <= kTurnDims;  // long ones are found by the hardware
+  if (short_keys) prefetch_block(a, a.begin, end);
   const int64_t k_dim = a.k_dim();
   for (int64_t i = 0; i < a.n_q; ++i) {
     int64_t at = 0;
@@ -289,8 +324,8 @@ inline void attend_q8(const AttendQ8Args& a) {
     std::memset(a.out + i * a.v_dim, 0, static_cast<size_t>(a.v_dim) * sizeof(float));
   }
   alignas(64) int32_t dots[kDotRows][2 * kKvBlock];
-  const int64_t end = a.keys_of(a.n_q - 1) < a.end ? a.keys_of(a.n_q - 1) : a.end;  // pages go no further
   for (int64_t b = a.begin; b < end; b += kKvBlock) {
+    if (short_keys) prefetch_block(a, b + kKvBlock, end);
     const int64_t in_page = b % a.page_tokens;
     const auto* page = reinterpret_cast<const int8_t*>(a.pages[b / a.page_tokens] + a.layer_offset);
     const int8_t* rows = page + in_page * a.row_bytes;

@@ -1,7 +1,7 @@
 // y[t, n] = sum_k x[t, k] W[n, k] for quantised W and int8 x. Included inside the level's namespace and target region;
 // includes nothing itself.
 //
-//   y[t, n] = sum_blocks (scale d) (sum_k q qs)  +  (min d) (sum_k qs)          q in W, qs and d in x
+//   y[t, n] = sum_blocks (scale d) (sum_k q qs)  +  min (d sum_k qs)            q in W, qs and d in x
 //
 // Shapes: W [N, K] in blocks along K, x [T, K] int8 with a scale a block of 32, y [T, N] float32.
 // Bytes: the weights once a token tile (T = 1: this is all, and the memory is the limit). Operations: 2 T N K in int8.
@@ -41,7 +41,7 @@ struct Activations {
 };
 
 // Sums of qs over each part that has a scale of its own, [T, K/32, kHalves], as the products want them: for formats
-// with a minimum the sum in float32, for those with an offset -kOffset times the sum.
+// with a minimum d times the sum, for those with an offset -kOffset times the sum.
 template <typename Format>
 inline void prepare_sums(const Q8Rows& x, int64_t t0, int64_t tokens, std::byte* out) {
   const int16_t* sums = x.sums_row(t0);
@@ -49,8 +49,8 @@ inline void prepare_sums(const Q8Rows& x, int64_t t0, int64_t tokens, std::byte*
   for (int64_t i = 0; i < tokens * (x.cols / 32) * Format::kHalves; ++i) {
     const int32_t sum = kParts == 2 ? sums[2 * i] + sums[2 * i + 1] : sums[i];
     const int32_t offset = -Format::kOffset * sum;
-    const float as_float = static_cast<float>(sum);
-    std::memcpy(out + 4 * i, Format::kMin ? static_cast<const void*>(&as_float) : &offset, 4);
+    const float scaled = static_cast<float>(sum) * x.d_row(t0)[i / Format::kHalves];
+    std::memcpy(out + 4 * i, Format::kMin ? static_cast<const void*>(&scaled) : &offset, 4);
   }
 }
 
@@ -103,10 +103,10 @@ KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x,
         if constexpr (kPrepared) {
           ones = as_floats(prepared(t));
         } else {
-          ones = to_float(dot_pair(set_i(part), x.sums + t * (x.cols / 16) + 2 * b));
+          ones = mul(to_float(dot_pair(set_i(part), x.sums + t * (x.cols / 16) + 2 * b)), scale);
         }
 #pragma GCC unroll 2
-        for (int g = 0; g < G; ++g) sum[g][t] = fma(mul(tiles[g]->min[h], scale), ones, sum[g][t]);
+        for (int g = 0; g < G; ++g) sum[g][t] = fma(tiles[g]->min[h], ones, sum[g][t]);
       }
     }
   }
