@@ -19,7 +19,7 @@ struct RuntimeOptions {
   std::string model;
   int threads = 0;  // 0: all cores this process may use
   bool exact = false;
-  std::string kv = "auto";  // the type of the cache: q8, f32, or q8 but for models that feel rounding
+  std::string kv = "auto";  // the type of the cache: f32, or q8 where heads allow, as auto
   bool no_panels = false;   // weights are read as the file has them
 };
 

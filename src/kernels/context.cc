@@ -85,25 +85,6 @@ void check_job(const Context& ctx, const LinearJob& job) {
   CHECK(!takes_q8(ctx, w) || w.cols % 32 == 0, "{} inputs in blocks of 32", w.cols);
 }
 
-// Rows of int8 that stand for the T rows of a job: fine activations take two each, [T] and then the rest of each [T].
-int64_t q8_rows(const Context& ctx, int64_t T) {
-  return ctx.fine ? 2 * T : T;
-}
-
-// Rows [begin, end) of a job: int8 and, for fine activations, int8 again of what that leaves. `rest` holds one row.
-void quantise_rows(const Context& ctx, const LinearJob& job, const Q8Rows& rows, int64_t begin, int64_t end,
-                   float* rest) {
-  const auto from = [&](int64_t t) { return Q8Rows{rows.qs_row(t), rows.d_row(t), rows.sums_row(t), rows.cols}; };
-  ctx.kernels.quantise_q8(job.x + begin * job.ldx, job.ldx, end - begin, from(begin));
-  for (int64_t t = begin; ctx.fine && t < end; ++t) {
-    const float* x = job.x + t * job.ldx;
-    const int8_t* qs = rows.qs_row(t);
-    const float* d = rows.d_row(t);
-    for (int64_t k = 0; k < rows.cols; ++k) rest[k] = x[k] - d[k / 32] * static_cast<float>(qs[k]);
-    ctx.kernels.quantise_q8(rest, rows.cols, 1, from(job.T + t));
-  }
-}
-
 // What a product reads and computes: the weights once.
 OpWork product_work(const LinearJob& job, bool q8) {
   const int64_t ops = 2 * job.w->rows * job.w->cols * job.T;
@@ -114,102 +95,127 @@ OpWork product_work(const LinearJob& job, bool q8) {
 struct Input {
   Q8Rows q8;
   Bf16Rows bf16;
-  bool rounded() const { return q8.qs != nullptr || bf16.data != nullptr; }
-  bool is(const Input& other) const { return q8.qs == other.q8.qs && bf16.data == other.bf16.data; }
+  Q8Rest* rest = nullptr;  // of q8, for fine activations
+  bool first = false;      // of the jobs that share it: to be made for this one
 };
 
+// A block keeps what its int8 leave when the square of its scale is over this many times the mean of its row. The error
+// of rounding goes with that square, and outliers stand in few blocks: a tenth of them holds most of it (docs/log.md).
+constexpr float kRestRatio = 2.0f;
+
+// The rests of the tokens of one group, whose int8 are there already.
+void keep_rests(const Context& ctx, const LinearJob& job, const Input& input, int64_t group) {
+  const int64_t begin = group * kRestTokens, end = std::min(job.T, begin + kRestTokens), blocks = job.w->cols / 32;
+  const Q8Rest& rest = *input.rest;
+  float least[kRestTokens];  // squares of scales above it are kept
+  for (int64_t t = begin; t < end; ++t) {
+    const float* d = input.q8.d_row(t);
+    float squares = 0;
+    for (int64_t b = 0; b < blocks; ++b) squares += d[b] * d[b];
+    least[t - begin] = kRestRatio * squares / static_cast<float>(blocks);
+  }
+  int64_t pair = begin * blocks;
+  int32_t* starts = rest.starts + group * (blocks + 1);
+  for (int64_t b = 0; b < blocks; ++b) {
+    starts[b] = static_cast<int32_t>(pair);
+    for (int64_t t = begin; t < end; ++t) {
+      const float d = input.q8.d_row(t)[b];
+      if (!(d * d > least[t - begin])) continue;
+      const float* x = job.x + t * job.ldx + 32 * b;
+      const int8_t* qs = input.q8.qs_row(t) + 32 * b;
+      float left[32];
+      for (int k = 0; k < 32; ++k) left[k] = x[k] - d * static_cast<float>(qs[k]);
+      const Q8Rows& to = rest.blocks;
+      ctx.kernels.quantise_q8(left, 32, 1, {to.qs_row(pair), to.d_row(pair), to.sums_row(pair), 32});
+      rest.token[pair++] = static_cast<int32_t>(t - begin);
+    }
+  }
+  starts[blocks] = static_cast<int32_t>(pair);
+}
+
+// Memory for the input of a job that takes rounded ones.
+Input plan_input(Context& ctx, const LinearJob& job) {
+  const int64_t cols = job.w->cols, size = job.T * cols;
+  const auto rows = [&](int64_t row_cols) {
+    return Q8Rows{ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
+                  ctx.scratch.take<int16_t>(size / 16), row_cols};
+  };
+  Input input{.first = true};
+  if (takes_bf16(ctx, *job.w)) {
+    input.bf16 = {ctx.scratch.take<uint16_t>(Bf16Rows::numbers(job.T, cols)), cols};
+    return input;
+  }
+  input.q8 = rows(cols);
+  if (!ctx.fine) return input;
+  const int64_t groups = (job.T + kRestTokens - 1) / kRestTokens;
+  input.rest = ctx.scratch.take<Q8Rest>(1);
+  *input.rest = {rows(32), ctx.scratch.take<int32_t>(size / 32), ctx.scratch.take<int32_t>(groups * (cols / 32 + 1))};
+  input.q8.rest = input.rest;
+  return input;
+}
+
+// Part `part` of `parts` of the tokens of a job, rounded; of bfloat16 and of rests whole groups.
+void make_input(const Context& ctx, const LinearJob& job, const Input& input, int64_t part, int64_t parts) {
+  const int64_t unit = input.bf16.data != nullptr ? kBf16Group : input.rest != nullptr ? kRestTokens : 1;
+  const int64_t units = (job.T + unit - 1) / unit;
+  const int64_t begin = units * part / parts * unit, end = std::min(job.T, units * (part + 1) / parts * unit);
+  if (begin >= end) return;
+  const float* x = job.x + begin * job.ldx;
+  if (input.bf16.data != nullptr)
+    return ctx.kernels.round_bf16(x, job.ldx, end - begin, {input.bf16.group(begin), input.bf16.cols});
+  const Q8Rows& rows = input.q8;
+  ctx.kernels.quantise_q8(x, job.ldx, end - begin,
+                          {rows.qs_row(begin), rows.d_row(begin), rows.sums_row(begin), rows.cols});
+  for (int64_t t = begin; input.rest != nullptr && t < end; t += kRestTokens)
+    keep_rests(ctx, job, input, t / kRestTokens);
+}
+
+bool same_rows(const LinearJob& a, const LinearJob& b) {
+  return a.x == b.x && a.T == b.T && a.ldx == b.ldx && a.w->cols == b.w->cols;
+}
+
 // The activations of every job that takes them as int8 or bfloat16; neighbours with the same input share.
-const Input* round_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
+const Input* make_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   Input* inputs = ctx.scratch.take<Input>(n_jobs);
-  int64_t elements = 0;
+  int64_t numbers = 0;
   for (int j = 0; j < n_jobs; ++j) {
-    const LinearJob& job = jobs[j];
     inputs[j] = {};
-    const bool q8 = takes_q8(ctx, *job.w), bf16 = takes_bf16(ctx, *job.w);
-    if (!q8 && !bf16) continue;
-    const int64_t cols = job.w->cols, size = q8 ? q8_rows(ctx, job.T) * cols : Bf16Rows::numbers(job.T, cols);
-    if (j > 0 && (q8 ? inputs[j - 1].q8.qs != nullptr : inputs[j - 1].bf16.data != nullptr) && jobs[j - 1].x == job.x &&
-        jobs[j - 1].T == job.T && jobs[j - 1].ldx == job.ldx && jobs[j - 1].w->cols == cols) {
-      inputs[j] = inputs[j - 1];
+    const bool q8 = takes_q8(ctx, *jobs[j].w);
+    if (!q8 && !takes_bf16(ctx, *jobs[j].w)) continue;
+    const Input* before = j > 0 && same_rows(jobs[j - 1], jobs[j]) ? &inputs[j - 1] : nullptr;
+    if (before != nullptr && (q8 ? before->q8.qs != nullptr : before->bf16.data != nullptr)) {
+      inputs[j] = *before;
+      inputs[j].first = false;
       continue;
     }
-    if (q8) {
-      inputs[j].q8 = {ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
-                      ctx.scratch.take<int16_t>(size / 16), cols};
-    } else {
-      inputs[j].bf16 = {ctx.scratch.take<uint16_t>(size), cols};
-    }
-    elements += job.T * cols;
+    inputs[j] = plan_input(ctx, jobs[j]);
+    numbers += jobs[j].T * jobs[j].w->cols;
   }
-  if (elements == 0) return inputs;
+  if (numbers == 0) return inputs;
   const OpTimer timer(ctx.profile, "quantise");
-  int64_t most_cols = 0;
-  for (int j = 0; j < n_jobs; ++j) most_cols = std::max(most_cols, jobs[j].w->cols);
-  float* rests = ctx.scratch.take<float>(ctx.fine ? ctx.pool.size() * most_cols : 0);
-
-  // Tokens [T part / parts, T (part + 1) / parts) of each input; of bfloat16 whole groups.
-  const auto quantise = [&](int64_t part, int64_t parts) {
+  const auto make = [&](int64_t part, int64_t parts) {
     for (int j = 0; j < n_jobs; ++j) {
-      if (!inputs[j].rounded() || (j > 0 && inputs[j].is(inputs[j - 1]))) continue;
-      const LinearJob& job = jobs[j];
-      const bool q8 = inputs[j].q8.qs != nullptr;
-      const auto cut = [&](int64_t i) {
-        const int64_t t = job.T * i / parts;
-        return q8 ? t : std::min(job.T, round_up(t, kBf16Group));
-      };
-      const int64_t begin = cut(part), end = cut(part + 1);
-      if (begin >= end) continue;
-      if (q8) {
-        quantise_rows(ctx, job, inputs[j].q8, begin, end, rests + part * most_cols);
-      } else {
-        const Bf16Rows& rows = inputs[j].bf16;
-        ctx.kernels.round_bf16(job.x + begin * job.ldx, job.ldx, end - begin, {rows.group(begin), rows.cols});
-      }
+      if (inputs[j].first) make_input(ctx, jobs[j], inputs[j], part, parts);
     }
   };
-  if (elements < kMinParallelQuantise) {
-    quantise(0, 1);
+  if (numbers < kMinParallelQuantise) {
+    make(0, 1);
   } else {
-    ctx.pool.run([&](int thread) { quantise(thread, ctx.pool.size()); });
+    ctx.pool.run([&](int thread) { make(thread, ctx.pool.size()); });
   }
   return inputs;
 }
 
-// Numbers that fine products keep of both halves before they are added: half of a second-level cache, so that a piece
-// has rows enough to pay for what a call prepares.
-constexpr int64_t kFineSums = 1 << 17;
-
-int64_t fine_rows(int64_t T) {
-  return std::max(kPanelRows, kFineSums / (2 * T) / kPanelRows * kPanelRows);
-}
-
-// y = product of the first T rows + product of the rest, the weights read once. sums: [2T, fine_rows(T)].
-void fine_product(const Context& ctx, const LinearJob& job, RowRange rows, const Q8Rows& x, float* sums, float* panel) {
-  const int64_t ld = fine_rows(job.T);
-  for (int64_t begin = rows.begin; begin < rows.end; begin += ld) {
-    Mat piece = *job.w;
-    piece.data = job.w->row(begin);
-    piece.rows = std::min(ld, rows.end - begin);
-    ctx.kernels.gemm_q8(piece, {0, piece.rows}, x, 2 * job.T, sums, ld, panel);
-    for (int64_t t = 0; t < job.T; ++t) {
-      const float* rest = sums + (job.T + t) * ld;
-      for (int64_t n = 0; n < piece.rows; ++n) job.y[t * job.ldy + begin + n] = sums[t * ld + n] + rest[n];
-    }
-  }
-}
-
 void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inputs) {
-  int64_t total_cost = 0, work = 0, cols = 0, fine_floats = 0;
+  int64_t total_cost = 0, work = 0, cols = 0;
   for (int j = 0; j < n_jobs; ++j) {
     total_cost += panels_of(*jobs[j].w) * panel_cost(jobs[j]);
     work += jobs[j].w->rows * jobs[j].w->cols * jobs[j].T;
     if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs && inputs[j].q8.qs));
     cols = std::max(cols, jobs[j].w->cols);
-    if (ctx.fine && jobs[j].T > 0) fine_floats = std::max(fine_floats, 2 * jobs[j].T * fine_rows(jobs[j].T));
   }
   const int64_t panel_floats = round_up(kPanelRows * cols, kAlignment / 4);
   float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
-  float* sums = ctx.scratch.take<float>(ctx.pool.size() * fine_floats);
 
   // The panels whose cost begins in [total part / parts, total (part + 1) / parts) on the line of all jobs.
   const auto run = [&](int part, int parts) {
@@ -222,9 +228,7 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inpu
       const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
       float* panel = panels + part * panel_floats;
       if (rows.begin < rows.end && job.T > 0) {
-        if (inputs && inputs[j].q8.qs && ctx.fine) {
-          fine_product(ctx, job, rows, inputs[j].q8, sums + part * fine_floats, panel);
-        } else if (inputs && inputs[j].q8.qs) {
+        if (inputs && inputs[j].q8.qs) {
           ctx.kernels.gemm_q8(*job.w, rows, inputs[j].q8, job.T, job.y, job.ldy, panel);
         } else if (inputs && inputs[j].bf16.data) {
           ctx.kernels.gemm_bf16(*job.w, rows, inputs[j].bf16, job.T, job.y, job.ldy, panel);
@@ -248,7 +252,7 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inpu
 void linear_jobs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   for (int j = 0; j < n_jobs; ++j) check_job(ctx, jobs[j]);
   const ScratchScope scope(ctx.scratch);
-  run_jobs(ctx, jobs, n_jobs, round_inputs(ctx, jobs, n_jobs));
+  run_jobs(ctx, jobs, n_jobs, make_inputs(ctx, jobs, n_jobs));
 }
 
 void linear(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy) {

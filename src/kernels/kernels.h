@@ -21,18 +21,32 @@
 
 namespace westlake {
 
+struct Q8Rest;
+
 // Activations for the quantised path: int8 with one scale a block of 32, x[i] ~ d[i/32] * qs[i].
 // sums[i/16] holds the sum of sixteen qs, for formats with a minimum or an offset.
 // A row of K numbers takes K int8, K/32 floats and K/16 int16. Requires: K % 32 == 0.
 struct Q8Rows {
-  int8_t* qs = nullptr;     // [T, K]
-  float* d = nullptr;       // [T, K/32]
-  int16_t* sums = nullptr;  // [T, K/16]
-  int64_t cols = 0;         // K
+  int8_t* qs = nullptr;          // [T, K]
+  float* d = nullptr;            // [T, K/32]
+  int16_t* sums = nullptr;       // [T, K/16]
+  int64_t cols = 0;              // K
+  const Q8Rest* rest = nullptr;  // what some blocks add
 
   int8_t* qs_row(int64_t t) const { return qs + t * cols; }
   float* d_row(int64_t t) const { return d + t * (cols / 32); }
   int16_t* sums_row(int64_t t) const { return sums + t * (cols / 16); }
+};
+
+// Finer activations: x[i] ~ d qs[i] + d' qs'[i], the second what the first leaves, in those blocks where that is much.
+// One row of `blocks` (K = 32) for each pair (block, token) that has a second part. Tokens go in groups of kRestTokens
+// from row 0 on; in group g the pairs of block b are [begin(g, b, K/32), begin(g, b + 1, K/32)), ascending in token.
+inline constexpr int64_t kRestTokens = 48;
+struct Q8Rest {
+  Q8Rows blocks;
+  int32_t* token = nullptr;   // of each pair, in its group
+  int32_t* starts = nullptr;  // [groups, K/32 + 1]
+  int64_t begin(int64_t group, int64_t b, int64_t n_blocks) const { return starts[group * (n_blocks + 1) + b]; }
 };
 
 // Activations for the bfloat16 path, [T, K] in groups of kBf16Group tokens; group g begins at data + g kBf16Group K,
@@ -117,7 +131,7 @@ struct AttendQ8Args : Q8Group {
   std::byte* scratch = nullptr;  // scratch_bytes()
 
   int64_t keys_of(int64_t i) const { return n_keys + i / heads; }
-  int64_t scratch_bytes() const { return n_q * (k_dim() + 2 * kKvBlock + 24) + kKvBlock * v_dim + 8 * 64; }
+  int64_t scratch_bytes() const { return n_q * (k_dim() + 2 * kKvBlock + 24) + kKvBlock * (v_dim + k_dim()) + 9 * 64; }
 };
 
 // One row of a piece.
@@ -137,8 +151,8 @@ struct KernelTable {
   void (*gemm_f32)(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy,
                    float* panel);
 
-  // The same with int8 activations; each dot is exact in int32 within a block of 32, then float32 over blocks.
-  // Requires: is_quantised(w.dtype).
+  // The same with int8 activations; each dot is exact in int32 within a block of 32, then float32 over blocks. The rest
+  // of x is a sum of its own over its blocks, added at the end. Requires: is_quantised(w.dtype).
   void (*gemm_q8)(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel);
 
   // The same with activations and weights in bfloat16: products are exact, sums are float32, in an order and with a
@@ -178,6 +192,10 @@ struct KernelTable {
   // Rotates n/2 pairs by (cos, sin)[n/2]. Interleaved: pairs (x[2i], x[2i+1]); halves: (x[i], x[i + n/2]).
   void (*rope_interleaved)(float* x, const float* cos, const float* sin, int64_t n);
   void (*rope_halves)(float* x, const float* cos, const float* sin, int64_t n);
+
+  // x := H x / sqrt(n), H the Hadamard matrix of Sylvester: its own inverse, and it spreads an outlier over all n.
+  // Requires: n a power of two, at least 32.
+  void (*hadamard)(float* x, int64_t n);
 
   void (*attend)(const AttendArgs& args);
 

@@ -110,6 +110,7 @@ void add_rows(std::vector<OpCase>& cases) {
       }
     }
   }
+  for (int64_t n : {32, 64, 128, 512}) cases.push_back({.op = Op::kHadamard, .cols = n, .misalign = n / 64});
   cases.push_back({.op = Op::kRmsNorm, .cols = 100, .gap = 4});  // without a weight
   for (int64_t n : {32, 64, 96, 576})
     cases.push_back({.op = Op::kQuantiseQ8, .cols = n, .T = 3, .gap = 7, .misalign = 1});

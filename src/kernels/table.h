@@ -17,6 +17,7 @@ constexpr KernelTable table_named(std::string_view name) {
       .softmax = softmax,
       .rope_interleaved = rope_interleaved,
       .rope_halves = rope_halves,
+      .hadamard = hadamard,
       .attend = attend,
       .attend_q8 = attend_q8,
       .attend_q8_merge = attend_q8_merge,

@@ -7,6 +7,7 @@ namespace westlake {
 namespace {
 
 constexpr int64_t kPieceKeys = 256;
+constexpr int64_t kMinParallelMerge = 1 << 14;
 constexpr int64_t kTaskQueries = 64;  // query rows of a task, unless one token has more
 
 // Tokens [token, token + tokens) of a segment, one group.
@@ -157,7 +158,9 @@ class Attention {
           attend(t, begin, begin + kPieceKeys, part(parts + i * part_floats()), scratch + thread * scratch_bytes());
       }
     });
-    ctx_.pool.for_range(tasks_, 1, [&](int64_t first, int64_t last, int) {
+    // Few numbers are joined sooner than a region has begun.
+    const bool few = tasks_ * pieces * part_floats() < kMinParallelMerge;
+    ctx_.pool.for_range(tasks_, few ? tasks_ : 1, [&](int64_t first, int64_t last, int) {
       for (int64_t i = first; i < last; ++i) {
         const Task t = task(i);
         const Part sum = part(parts + i * pieces * part_floats());

@@ -1,7 +1,7 @@
 // y[t, n] = sum_k x[t, k] W[n, k] for quantised W and int8 x. Included inside the level's namespace and target region;
 // includes nothing itself.
 //
-//   y[t, n] = sum_blocks (scale d) (sum_k q qs)  +  (min d) (sum_k qs)          q in W, qs and d in x
+//   y[t, n] = sum_blocks (scale d) (sum_k q qs)  +  min (d sum_k qs)            q in W, qs and d in x
 //
 // Shapes: W [N, K] in blocks along K, x [T, K] int8 with a scale a block of 32, y [T, N] float32.
 // Bytes: the weights once a token tile (T = 1: this is all, and the memory is the limit). Operations: 2 T N K in int8.
@@ -11,6 +11,9 @@
 //   kLanes |  tiles |        |          cache (formats.h) and multiplied with every token of the tile, kTileTokens at a
 //          +--------+--------+          time; the sums of (row, token) wait in `sums` until the last chunk. One or two
 //                                       tokens alone: a unit is unpacked to registers and used at once.
+//
+// Blocks of some tokens have a rest (Q8Rest): while the tiles of a chunk are there, each block is multiplied with its
+// list of rests too, four tokens at a time, into sums of their own.
 //
 // Each (row, token) has one chain of fused multiply-adds in ascending order of blocks, whatever T, the row range and
 // the level: the same bits as ref.
@@ -38,7 +41,7 @@ struct Activations {
 };
 
 // Sums of qs over each part that has a scale of its own, [T, K/32, kHalves], as the products want them: for formats
-// with a minimum the sum in float32, for those with an offset -kOffset times the sum.
+// with a minimum d times the sum, for those with an offset -kOffset times the sum.
 template <typename Format>
 inline void prepare_sums(const Q8Rows& x, int64_t t0, int64_t tokens, std::byte* out) {
   const int16_t* sums = x.sums_row(t0);
@@ -46,8 +49,8 @@ inline void prepare_sums(const Q8Rows& x, int64_t t0, int64_t tokens, std::byte*
   for (int64_t i = 0; i < tokens * (x.cols / 32) * Format::kHalves; ++i) {
     const int32_t sum = kParts == 2 ? sums[2 * i] + sums[2 * i + 1] : sums[i];
     const int32_t offset = -Format::kOffset * sum;
-    const float as_float = static_cast<float>(sum);
-    std::memcpy(out + 4 * i, Format::kMin ? static_cast<const void*>(&as_float) : &offset, 4);
+    const float scaled = static_cast<float>(sum) * x.d_row(t0)[i / Format::kHalves];
+    std::memcpy(out + 4 * i, Format::kMin ? static_cast<const void*>(&scaled) : &offset, 4);
   }
 }
 
@@ -100,10 +103,10 @@ KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x,
         if constexpr (kPrepared) {
           ones = as_floats(prepared(t));
         } else {
-          ones = to_float(dot_pair(set_i(part), x.sums + t * (x.cols / 16) + 2 * b));
+          ones = mul(to_float(dot_pair(set_i(part), x.sums + t * (x.cols / 16) + 2 * b)), scale);
         }
 #pragma GCC unroll 2
-        for (int g = 0; g < G; ++g) sum[g][t] = fma(mul(tiles[g]->min[h], scale), ones, sum[g][t]);
+        for (int g = 0; g < G; ++g) sum[g][t] = fma(tiles[g]->min[h], ones, sum[g][t]);
       }
     }
   }
@@ -222,9 +225,51 @@ struct StridedGroup {
   const std::byte* address(int64_t) const { return nullptr; }
 };
 
+// sums[token][g] += tiles x the rests of one block, pairs [begin, end) of it. sums: [kRestTokens, G, kLanes].
+template <typename Format, int G>
+inline void dot_rests(const Tile* const (&tiles)[G], const Q8Rest& rest, int64_t begin, int64_t end, float* sums) {
+  const auto some = [&]<int NT>(std::integral_constant<int, NT>, int64_t p) {
+    const int32_t* token = rest.token + p;
+    Floats sum[G][NT];
+#pragma GCC unroll 4
+    for (int t = 0; t < NT; ++t) {
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) sum[g][t] = load(sums + (token[t] * G + g) * kLanes);
+    }
+    dot_tile<Format, G, NT, false>(tiles, Activations(rest.blocks, p, 0), 0, sum);
+#pragma GCC unroll 4
+    for (int t = 0; t < NT; ++t) {
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) store(sums + (token[t] * G + g) * kLanes, sum[g][t]);
+    }
+  };
+  int64_t p = begin;
+  for (; p + 4 <= end; p += 4) some(std::integral_constant<int, 4>(), p);
+  for (; p < end; ++p) some(std::integral_constant<int, 1>(), p);
+}
+
+// The rests of blocks [b0, b0 + n) of all groups of tokens in [t0, t0 + tokens).
+template <typename Format, int G>
+inline void dot_rests_of_chunk(const TileChunk<G>& chunk, int n, const Q8Rows& x, int64_t t0, int64_t tokens,
+                               int64_t b0, float* sums) {
+  const int64_t blocks = x.cols / 32;
+  for (int64_t t = 0; t < tokens; t += kRestTokens) {
+    const int64_t group = (t0 + t) / kRestTokens;
+    for (int b = 0; b < n; ++b) {
+      const int64_t begin = x.rest->begin(group, b0 + b, blocks), end = x.rest->begin(group, b0 + b + 1, blocks);
+      if (begin == end) continue;
+      const Tile* tiles[G];
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) tiles[g] = &chunk.tiles[g][b];
+      dot_rests<Format, G>(tiles, *x.rest, begin, end, sums + t * G * kLanes);
+    }
+  }
+}
+
 // One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory.
 template <typename Format, int NT, typename Group>
-inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, int64_t t0, float* sums) {
+inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, int64_t t0, float* sums, float* rests) {
+  const int32_t* starts = x.rest == nullptr ? nullptr : x.rest->starts + t0 / kRestTokens * (x.cols / 32 + 1);
   const Activations values(x, t0, 0);
   Floats sum[1][NT];
   for (Floats& each : sum[0]) each = zero();
@@ -242,16 +287,19 @@ inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, in
       }
       const Tile* const tile[1] = {&tiles[b]};
       dot_tile<Format, 1, NT, false>(tile, values, u * Format::kBlocks + b, sum);
+      if (starts == nullptr) continue;
+      const int32_t begin = starts[u * Format::kBlocks + b], end = starts[u * Format::kBlocks + b + 1];
+      if (begin < end) dot_rests<Format, 1>(tile, *x.rest, begin, end, rests);
     }
   }
   for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[0][t]);
 }
 
 // sums[tokens][G][kLanes] = the rows of G groups x tokens [t0, t0 + tokens). The sums of the tokens behind the last
-// whole tile are found where place_of() says.
+// whole tile are found where place_of() says. rests: the same of the rest of x, in the order of the tokens.
 template <typename Format, int G, typename Group>
 inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
-                       float* sums) {
+                       float* sums, float* rests) {
   const int64_t blocks = x.cols / 32;
   alignas(64) TileChunk<G> chunk;
   for (int64_t i = 0; i < (tokens + kTileTokens) * G * kLanes; i += kLanes) store(sums + i, zero());
@@ -276,6 +324,7 @@ inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byt
       ahead.lines = (ahead.bytes / 64 + steps - 1) / steps;
     }
     dot_all_tokens<Format, G>(chunk, n, x, prepared, t0, tokens, b0, sums, ahead);
+    if (x.rest != nullptr) dot_rests_of_chunk<Format, G>(chunk, n, x, t0, tokens, b0, rests);
   }
 }
 
@@ -285,14 +334,19 @@ KERNEL_INLINE int64_t place_of(int64_t t, int64_t tokens) {
   return t >= whole && wide > 0 ? t + wide : t;
 }
 
-// y[t0 + t, r + g kLanes ..] = sums.
+// y[t0 + t, r + g kLanes ..] = sums, and the rests where there are any, which become zero for the next rows.
 template <int G>
-inline void store_sums(const float* sums, int64_t tokens, int64_t count, float* y, int64_t ldy) {
+inline void store_sums(const float* sums, float* rests, int64_t tokens, int64_t count, float* y, int64_t ldy) {
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t place = place_of(t, tokens);
     for (int g = 0; g < G; ++g) {
       float* out = y + t * ldy + g * kLanes;
-      const Floats v = load(sums + (place * G + g) * kLanes);
+      Floats v = load(sums + (place * G + g) * kLanes);
+      if (rests != nullptr) {
+        float* rest = rests + (t * G + g) * kLanes;
+        v = add(v, load(rest));
+        store(rest, zero());
+      }
       if (G > 1 || count == kLanes) {
         store(out, v);
       } else {
@@ -305,19 +359,25 @@ inline void store_sums(const float* sums, int64_t tokens, int64_t count, float* 
 // kLanes rows, or fewer, x tokens [t0, t0 + tokens).
 template <typename Format, typename Group>
 inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
-                          float* sums) {
+                          float* sums, float* rests) {
   const int64_t units = x.cols / 32 / Format::kBlocks;
-  if (tokens == 1) return dot_group_few<Format, 1>(group, units, x, t0, sums);
-  if (tokens == 2) return dot_group_few<Format, 2>(group, units, x, t0, sums);
+  if (tokens == 1) return dot_group_few<Format, 1>(group, units, x, t0, sums, rests);
+  if (tokens == 2) return dot_group_few<Format, 2>(group, units, x, t0, sums, rests);
   const Group groups[1] = {group};
-  dot_groups<Format, 1>(groups, x, prepared, t0, tokens, sums);
+  dot_groups<Format, 1>(groups, x, prepared, t0, tokens, sums, rests);
 }
 
 template <typename Format>
 inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
   alignas(64) float sums[(kMaxTokens + kTileTokens) * kRowGroups * kLanes];
-  const int64_t fit = kTileBytes / x.cols / kTileTokens * kTileTokens;
-  const int64_t tile_tokens = fit < kTileTokens ? kTileTokens : fit > kMaxTokens ? kMaxTokens : fit;
+  alignas(64) float rest_sums[kMaxTokens * kRowGroups * kLanes];
+  float* rests = x.rest != nullptr ? rest_sums : nullptr;
+  const int64_t least = x.rest != nullptr ? kRestTokens : kTileTokens;  // a tile has whole groups of them
+  const int64_t fit = kTileBytes / x.cols, most = fit > kMaxTokens ? kMaxTokens : fit;
+  const int64_t tile_tokens = most < least ? least : most / least * least;
+  static_assert(kRestTokens % kTileTokens == 0);
+  const int64_t rest_floats = (T < tile_tokens ? T : tile_tokens) * kRowGroups * kLanes;
+  for (int64_t i = 0; x.rest != nullptr && i < rest_floats; i += kLanes) store(rest_sums + i, zero());
   const bool panels = w.layout == MatLayout::kPanels;
   // In the scratch: prepared sums, then rows that are copied.
   auto* prepared = reinterpret_cast<std::byte*>(panel);
@@ -332,20 +392,21 @@ inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, 
     if (panels && tokens > 2) {
       for (; r + kRowGroups * kLanes <= rows.end && kRowGroups > 1; r += kRowGroups * kLanes) {
         const PanelGroup<Format> groups[2] = {PanelGroup<Format>(w, r), PanelGroup<Format>(w, r + kLanes)};
-        dot_groups<Format, 2>(groups, x, prepared, t0, tokens, sums);
-        store_sums<2>(sums, tokens, kLanes, out + r, ldy);
+        dot_groups<Format, 2>(groups, x, prepared, t0, tokens, sums, rests);
+        store_sums<2>(sums, rests, tokens, kLanes, out + r, ldy);
       }
     }
     for (; r < rows.end; r += kLanes) {
       int64_t count = kLanes;
       if (panels) {
-        dot_one_group<Format>(PanelGroup<Format>(w, r), x, prepared, t0, tokens, sums);
+        dot_one_group<Format>(PanelGroup<Format>(w, r), x, prepared, t0, tokens, sums, rests);
       } else {
         const RowGroup group = row_group(w, r, rows.end, copy);
         count = group.count;
-        dot_one_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, prepared, t0, tokens, sums);
+        dot_one_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, prepared, t0, tokens, sums,
+                              rests);
       }
-      store_sums<1>(sums, tokens, count, out + r, ldy);
+      store_sums<1>(sums, rests, tokens, count, out + r, ldy);
     }
   }
 }

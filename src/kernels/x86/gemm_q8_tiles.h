@@ -1,5 +1,5 @@
-// gemm_q8 with matrix tiles (tiles.h), for sixteen tokens or more. Included inside the level's namespace and target
-// region, behind gemm_q8.h, whose equation, order and chunks are the same; includes nothing itself.
+// gemm_q8 with matrix tiles (tiles.h), for sixteen tokens or more without rests. Included inside the level's namespace
+// and target region, behind gemm_q8.h, whose equation, order and chunks are the same; includes nothing itself.
 //
 // One block of 32 of sixteen rows x sixteen tokens is one dot of tiles: A = the int8 of the tokens, where they lie; B =
 // the unpacked tile of formats.h, which is already the shape that a dot of four wants, its offset taken off; C = the
@@ -9,8 +9,8 @@
 //
 // so that the bits are those of the level's gemm_q8 for few tokens: a prompt gives the same text whatever its chunks.
 // Count of such a block, in cycles of one core (two vector ports, two loads, sixteen rows a dot): dot 16; vectors 24 (a
-// conversion, a product, a multiply-add a token; 40 with a minimum); loads 28 (16 lines of A, 8 of B, 16 of C, 16 d);
-// stores 16. Dots of four alone take 88 (104). The dot has half of K's 64 bytes to work on, because every 32 have their
+// conversion, a product, a multiply-add a token; 32 with a minimum); loads 28 (16 lines of A, 8 of B, 16 of C, 16 d);
+// stores 16. Dots of four alone take 88 (96). The dot has half of K's 64 bytes to work on, because every 32 have their
 // own scale; that does not matter, vectors and loads are the limit.
 //
 // Four C are under way: those of the next four blocks are multiplied while these are scaled.
@@ -58,7 +58,7 @@ KERNEL_INLINE void scale_part(const Tile* blocks, const Activations& x, int step
     sum[t] = fma(mul(blocks[b].scale[h], d), to_float(load_i(dots + t * kLanes)), sum[t]);
     if constexpr (Format::kMin) {
       const Floats ones = as_floats(broadcast_4(x.prepared + 4 * ((t * scales + b) * Format::kHalves + h)));
-      sum[t] = fma(mul(blocks[b].min[h], d), ones, sum[t]);
+      sum[t] = fma(blocks[b].min[h], ones, sum[t]);
     }
   }
 }
@@ -150,6 +150,6 @@ inline void gemm_q8_tiles_of(const Mat& w, RowRange rows, const Q8Rows& x, int64
 
 inline void gemm_q8_tiles(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy,
                           float* panel) {
-  if (T < kGroupTokens) return kAvx512VnniKernels.gemm_q8(w, rows, x, T, y, ldy, panel);
+  if (T < kGroupTokens || x.rest != nullptr) return kAvx512VnniKernels.gemm_q8(w, rows, x, T, y, ldy, panel);
   with_format(w.dtype, [&](auto format) { gemm_q8_tiles_of<decltype(format)>(w, rows, x, T, y, ldy, panel); });
 }

@@ -122,6 +122,33 @@ inline void rope_halves(float* x, const float* cos, const float* sin, int64_t n)
   store_part(x + half + i, add(mul(a, s), mul(b, c)), rest);
 }
 
+// Of each pair of lanes kDistance apart the sum and the difference.
+template <int kDistance>
+KERNEL_INLINE Floats butterfly(Floats v) {
+  alignas(64) float signs[kLanes];
+  for (int i = 0; i < kLanes; ++i) signs[i] = i & kDistance ? -1.0f : 1.0f;
+  return fma(v, load(signs), swap_lanes<kDistance>(v));
+}
+
+// log2 n steps of sums and differences: within the registers, then between them.
+inline void hadamard(float* x, int64_t n) {
+  const Floats scale = set(1.0f / __builtin_sqrtf(static_cast<float>(n)));
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Floats v = butterfly<4>(butterfly<2>(butterfly<1>(mul(load(x + i), scale))));
+    if constexpr (kLanes == 16) v = butterfly<8>(v);
+    store(x + i, v);
+  }
+  for (int64_t h = kLanes; h < n; h *= 2) {
+    for (int64_t i = 0; i < n; i += 2 * h) {
+      for (int64_t j = i; j < i + h; j += kLanes) {
+        const Floats a = load(x + j), b = load(x + j + h);
+        store(x + j, add(a, b));
+        store(x + j + h, sub(a, b));
+      }
+    }
+  }
+}
+
 // Blocks of 32 to int8; the cases are those of ref, and so are the bits.
 inline void quantise_q8(const float* x, int64_t ldx, int64_t T, Q8Rows out) {
   constexpr uint32_t kInfinity = 0x7f800000, kSmallest = 0x0d800000;  // the bits of infinity and of 2^-100

@@ -74,6 +74,14 @@ KERNEL_INLINE float largest(Floats v) {
   return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
 
+// Lane i and lane i ^ kDistance change places.
+template <int kDistance>
+KERNEL_INLINE Floats swap_lanes(Floats v) {
+  if constexpr (kDistance == 1) return _mm256_permute_ps(v, 0xb1);
+  if constexpr (kDistance == 2) return _mm256_permute_ps(v, 0x4e);
+  return _mm256_permute2f128_ps(v, v, 1);
+}
+
 // Eight numbers of a file to float32.
 KERNEL_INLINE Floats load_bf16(const void* p) {
   const __m128i bits = _mm_loadu_si128(static_cast<const __m128i*>(p));

@@ -80,6 +80,14 @@ KERNEL_INLINE float largest(Floats v) {
   return _mm512_reduce_max_ps(v);
 }
 
+// Lane i and lane i ^ kDistance change places.
+template <int kDistance>
+KERNEL_INLINE Floats swap_lanes(Floats v) {
+  if constexpr (kDistance == 1) return _mm512_permute_ps(v, 0xb1);
+  if constexpr (kDistance == 2) return _mm512_permute_ps(v, 0x4e);
+  return _mm512_shuffle_f32x4(v, v, kDistance == 4 ? 0xb1 : 0x4e);
+}
+
 // Sixteen numbers of a file to float32.
 KERNEL_INLINE Floats load_bf16(const void* p) {
   const __m256i bits = _mm256_loadu_si256(static_cast<const __m256i*>(p));
