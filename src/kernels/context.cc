@@ -179,7 +179,7 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inp
     cols = std::max(cols, jobs[j].w->cols);
     if (ctx.fine && jobs[j].T > 0) fine_floats = std::max(fine_floats, 2 * jobs[j].T * fine_rows(jobs[j].T));
   }
-  const int64_t panel_floats = round_up(kPanelRows * cols, kAlignment / 4);
+  const int64_t panel_floats = round_up(kScratchRows * cols, kAlignment / 4);
   float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
   float* sums = ctx.scratch.take<float>(ctx.pool.size() * fine_floats);
 

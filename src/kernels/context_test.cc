@@ -66,7 +66,7 @@ struct Product {
 
   // One call of one kernel.
   std::vector<float> expected(const KernelTable& k, bool q8) const {
-    std::vector<float> y(static_cast<size_t>(T * w.rows)), panel(static_cast<size_t>(kPanelRows * w.cols));
+    std::vector<float> y(static_cast<size_t>(T * w.rows)), panel(static_cast<size_t>(kScratchRows * w.cols));
     if (!q8) {
       k.gemm_f32(w, {0, w.rows}, x.data(), w.cols, T, y.data(), w.rows, panel.data());
       return y;

@@ -29,11 +29,17 @@ struct Q8Rows {
   float* d = nullptr;       // [T, K/32]
   int16_t* sums = nullptr;  // [T, K/16]
   int64_t cols = 0;         // K
+  // Token t is row index[t] of the memory; null: row t.
+  const int32_t* index = nullptr;
 
-  int8_t* qs_row(int64_t t) const { return qs + t * cols; }
-  float* d_row(int64_t t) const { return d + t * (cols / 32); }
-  int16_t* sums_row(int64_t t) const { return sums + t * (cols / 16); }
+  int64_t row(int64_t t) const { return index != nullptr ? index[t] : t; }
+  int8_t* qs_row(int64_t t) const { return qs + row(t) * cols; }
+  float* d_row(int64_t t) const { return d + row(t) * (cols / 32); }
+  int16_t* sums_row(int64_t t) const { return sums + row(t) * (cols / 16); }
 };
+
+// Scratch of int8 products, in rows of K floats: the activations of many tokens in another order.
+inline constexpr int64_t kScratchRows = 72;
 
 // A range [begin, end) of rows of a weight.
 struct RowRange {
@@ -126,8 +132,8 @@ struct KernelTable {
                    float* panel);
 
   // The same with int8 activations; each dot is exact in int32 within a block of 32, then float32 over blocks.
-  // Requires: is_quantised(w.dtype).
-  void (*gemm_q8)(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel);
+  // `scratch` has kScratchRows * K floats. Requires: is_quantised(w.dtype).
+  void (*gemm_q8)(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* scratch);
 
   // y[t, k] += sum_{n in rows} x[t, n] W[n, k]: the transposed product (absorbed MLA, input gradients).
   // x is [T, N] with row stride ldx, indexed by the absolute n; y is [T, K]. Accumulates in ascending n.

@@ -15,66 +15,23 @@
 // Each (row, token) has one chain of fused multiply-adds in ascending order of blocks, whatever T, the row range and
 // the level: the same bits as ref.
 
-constexpr int kChunkBlocks = 16;                   // 12 KB of tiles a row group at 16 lanes
-constexpr int kTileTokens = kLanes == 16 ? 6 : 4;  // of a register tile
+constexpr int kChunkBlocks = 16;  // 12 KB of tiles a row group at 16 lanes
 constexpr int kRowGroups =
     kLanes == 16 ? 2 : 1;  // of kLanes rows: two accumulators a (group, token), 32 or 16 registers
 constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile: unpacking is then 1/20 of the work
 constexpr int64_t kTileBytes = 512 << 10;                 // int8 activations of a token tile: they stay in the L2 cache
 
-// Tokens from t on of x, from block b on: what a tile is multiplied with.
-struct Activations {
-  const int8_t* qs;
-  const float* d;
-  const int16_t* sums;
-  int64_t cols;
-  const std::byte* prepared;  // of the same tokens and blocks (prepare_sums), when there are many rows to use them
-  Activations(const Q8Rows& x, int64_t t, int64_t b, const std::byte* prepared_sums = nullptr)
-      : qs(x.qs_row(t) + 32 * b),
-        d(x.d_row(t) + b),
-        sums(x.sums_row(t) + 2 * b),
-        cols(x.cols),
-        prepared(prepared_sums) {}
-};
-
-// Sums of qs over each part that has a scale of its own, [T, K/32, kHalves], as the products want them: for formats
-// with a minimum the sum in float32, for those with an offset -kOffset times the sum.
-template <typename Format>
-inline void prepare_sums(const Q8Rows& x, int64_t t0, int64_t tokens, std::byte* out) {
-  const int16_t* sums = x.sums_row(t0);
-  constexpr int kParts = 2 / Format::kHalves;  // sums of sixteen in a part
-  for (int64_t i = 0; i < tokens * (x.cols / 32) * Format::kHalves; ++i) {
-    const int32_t sum = kParts == 2 ? sums[2 * i] + sums[2 * i + 1] : sums[i];
-    const int32_t offset = -Format::kOffset * sum;
-    const float as_float = static_cast<float>(sum);
-    std::memcpy(out + 4 * i, Format::kMin ? static_cast<const void*>(&as_float) : &offset, 4);
-  }
-}
-
-// sum[g][t] += tile g x block b of token t. Every activation that is loaded serves G groups of rows, every weight NT
-// tokens. kPrepared: x.prepared is there.
-template <typename Format, int G, int NT, bool kPrepared>
-KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x, int64_t b, Floats (&sum)[G][NT]) {
+// sum[g][t] += tile g x a block of NT tokens (packed_q8.h). Every activation that is loaded serves G groups of rows,
+// every weight NT tokens.
+template <typename Format, int G, int NT, typename Block>
+KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Block& x, Floats (&sum)[G][NT]) {
   constexpr int kSteps = 8 / Format::kHalves;  // dot4 steps that share a scale
 #pragma GCC unroll 2
   for (int h = 0; h < Format::kHalves; ++h) {
-    // The 16-bit pair (a, b) that picks the sum of qs over this part out of the sums of its two halves.
-    constexpr int kBoth = 0x00010001, kFirst = 0x00000001, kSecond = 0x00010000;
-    const int part = Format::kHalves == 1 ? kBoth : h == 0 ? kFirst : kSecond;
-    const int minus_offset = -Format::kOffset & 0xffff;  // as one of the two 16-bit numbers
-    const auto prepared = [&](int t) {
-      return broadcast_4(x.prepared + 4 * ((t * (x.cols / 32) + b) * Format::kHalves + h));
-    };
     Ints dots[G][NT];
 #pragma GCC unroll 8
     for (int t = 0; t < NT; ++t) {
-      Ints start = zero_i();
-      if constexpr (Format::kOffset != 0 && kPrepared) {
-        start = prepared(t);
-      } else if constexpr (Format::kOffset != 0) {
-        const int weights = static_cast<int>(static_cast<unsigned>(part) * static_cast<unsigned>(minus_offset));
-        start = dot_pair(set_i(weights), x.sums + t * (x.cols / 16) + 2 * b);
-      }
+      const Ints start = Format::kOffset != 0 ? x.minus_offset(t, h) : zero_i();
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) dots[g][t] = start;
     }
@@ -82,7 +39,7 @@ KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x,
     for (int j = h * kSteps; j < (h + 1) * kSteps; ++j) {
 #pragma GCC unroll 8
       for (int t = 0; t < NT; ++t) {
-        const int8_t* values = x.qs + t * x.cols + 32 * b + 4 * j;
+        const int8_t* values = x.qs(t) + 4 * j;
 #pragma GCC unroll 2
         for (int g = 0; g < G; ++g) {
           const Ints weights = tiles[g]->q[j];
@@ -92,16 +49,11 @@ KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x,
     }
 #pragma GCC unroll 8
     for (int t = 0; t < NT; ++t) {
-      const Floats scale = set(x.d[t * (x.cols / 32) + b]);
+      const Floats scale = x.scale(t);
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) sum[g][t] = fma(mul(tiles[g]->scale[h], scale), to_float(dots[g][t]), sum[g][t]);
       if constexpr (Format::kMin) {
-        Floats ones;
-        if constexpr (kPrepared) {
-          ones = as_floats(prepared(t));
-        } else {
-          ones = to_float(dot_pair(set_i(part), x.sums + t * (x.cols / 16) + 2 * b));
-        }
+        const Floats ones = x.ones(t, h);
 #pragma GCC unroll 2
         for (int g = 0; g < G; ++g) sum[g][t] = fma(mul(tiles[g]->min[h], scale), ones, sum[g][t]);
       }
@@ -130,9 +82,11 @@ struct TileChunk {
   Tile tiles[G][kChunkBlocks];
 };
 
-// sums[t][g] += tiles x tokens [t0, t0 + NT), blocks [b0, b0 + n). sums: [tokens, G, kLanes].
-template <typename Format, int G, int NT>
-inline void dot_tiles(const TileChunk<G>& chunk, int n, const Activations& x, float* sums, Ahead<G>& ahead) {
+// sums[t][g] += tiles x a tile of packed tokens, n blocks. sums: [NT, G, kLanes]. unpack(b) is called before block b is
+// used.
+template <typename Format, int G, int NT, typename Unpack>
+KERNEL_INLINE void dot_tiles(const TileChunk<G>& chunk, int n, const std::byte* x, float* sums, Ahead<G>& ahead,
+                             const Unpack& unpack) {
   Floats sum[G][NT];
 #pragma GCC unroll 8
   for (int t = 0; t < NT; ++t) {
@@ -140,11 +94,12 @@ inline void dot_tiles(const TileChunk<G>& chunk, int n, const Activations& x, fl
     for (int g = 0; g < G; ++g) sum[g][t] = load(sums + (t * G + g) * kLanes);
   }
   for (int b = 0; b < n; ++b) {
+    unpack(b);
     ahead.step();
     const Tile* tiles[G];
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) tiles[g] = &chunk.tiles[g][b];
-    dot_tile<Format, G, NT, true>(tiles, x, b, sum);
+    dot_tile<Format, G, NT>(tiles, PackedBlock<Format, NT>{x + b * NT * kPackedBytes<Format>}, sum);
   }
 #pragma GCC unroll 8
   for (int t = 0; t < NT; ++t) {
@@ -153,35 +108,34 @@ inline void dot_tiles(const TileChunk<G>& chunk, int n, const Activations& x, fl
   }
 }
 
-// Tokens [t, tokens) that are left by the whole tiles: how many tokens the tile has that they are the end of; 0: none.
-KERNEL_INLINE int64_t overlap(int64_t t, int64_t tokens) {
-  const int64_t left = tokens - t, wide = left == 3 ? 4 : left == 5 ? 6 : 0;
-  return t > 0 && wide <= kTileTokens ? wide : 0;
-}
-
-template <typename Format, int G>
-inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const Q8Rows& x, const std::byte* prepared, int64_t t0,
-                           int64_t tokens, int64_t b0, float* sums, Ahead<G> ahead) {
-  const auto from = [&](int64_t t) {
-    return Activations(x, t0 + t, b0, prepared + 4 * Format::kHalves * (t * (x.cols / 32) + b0));
-  };
+// sums[t][g] += tiles x all tokens, n blocks. The first tile unpacks the blocks as it goes: its dots use two of the
+// ports, unpacking the others.
+template <typename Format, int G, typename Unpack>
+inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const std::byte* x, int64_t tokens, float* sums,
+                           Ahead<G> ahead, const Unpack& unpack) {
+  const auto unpacked = [](int) {};
+  const int64_t token = n * kPackedBytes<Format>;
   int64_t t = 0;
-  for (; t + kTileTokens <= tokens; t += kTileTokens)
-    dot_tiles<Format, G, kTileTokens>(chunk, n, from(t), sums + t * G * kLanes, ahead);
-  // Three or five are the end of a tile of four or six, whose sums stand apart: two short tiles, each waiting for its
-  // own results, take longer.
-  if (const int64_t wide = overlap(t, tokens); wide == kTileTokens) {
-    dot_tiles<Format, G, kTileTokens>(chunk, n, from(tokens - wide), sums + tokens * G * kLanes, ahead);
-    return;
-  } else if (wide == 4) {
-    dot_tiles<Format, G, 4>(chunk, n, from(tokens - wide), sums + tokens * G * kLanes, ahead);
-    return;
+  if (tile_width(tokens) == kTileTokens) {
+    dot_tiles<Format, G, kTileTokens>(chunk, n, x, sums, ahead, unpack);
+    t = kTileTokens;
+  } else {
+    for (int b = 0; b < n; ++b) unpack(b);
   }
-  if constexpr (kTileTokens > 4) {
-    for (; t + 4 <= tokens; t += 4) dot_tiles<Format, G, 4>(chunk, n, from(t), sums + t * G * kLanes, ahead);
+  for (; t < tokens; t += kTileTokens) {
+    const std::byte* at = x + t * token;
+    float* to = sums + t * G * kLanes;
+    const int64_t width = tile_width(tokens - t);
+    if (width == kTileTokens) {
+      dot_tiles<Format, G, kTileTokens>(chunk, n, at, to, ahead, unpacked);
+    } else if (width == 4) {
+      dot_tiles<Format, G, 4>(chunk, n, at, to, ahead, unpacked);
+    } else if (width == 2) {
+      dot_tiles<Format, G, 2>(chunk, n, at, to, ahead, unpacked);
+    } else {
+      dot_tiles<Format, G, 1>(chunk, n, at, to, ahead, unpacked);
+    }
   }
-  for (; t + 2 <= tokens; t += 2) dot_tiles<Format, G, 2>(chunk, n, from(t), sums + t * G * kLanes, ahead);
-  for (; t < tokens; ++t) dot_tiles<Format, G, 1>(chunk, n, from(t), sums + t * G * kLanes, ahead);
 }
 
 // kLanes rows of W: where they are, and how far apart.
@@ -225,7 +179,7 @@ struct StridedGroup {
 // One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory.
 template <typename Format, int NT, typename Group>
 inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, int64_t t0, float* sums) {
-  const Activations values(x, t0, 0);
+  const LooseTokens<Format, NT> tokens(x, t0);
   Floats sum[1][NT];
   for (Floats& each : sum[0]) each = zero();
   for (int64_t u = 0; u < units; ++u) {
@@ -241,29 +195,27 @@ inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, in
         for (int64_t i = 0; i < kBytes; i += 64) prefetch(next + kAhead + b * kBytes + i);
       }
       const Tile* const tile[1] = {&tiles[b]};
-      dot_tile<Format, 1, NT, false>(tile, values, u * Format::kBlocks + b, sum);
+      dot_tile<Format, 1, NT>(tile, tokens.block(u * Format::kBlocks + b), sum);
     }
   }
   for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[0][t]);
 }
 
-// sums[tokens][G][kLanes] = the rows of G groups x tokens [t0, t0 + tokens). The sums of the tokens behind the last
-// whole tile are found where place_of() says.
-template <typename Format, int G, typename Group>
-inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
-                       float* sums) {
-  const int64_t blocks = x.cols / 32;
-  alignas(64) TileChunk<G> chunk;
-  for (int64_t i = 0; i < (tokens + kTileTokens) * G * kLanes; i += kLanes) store(sums + i, zero());
-  // Chunks of even size: 18 blocks are twice 9, not 16 and 2.
+// Blocks of a chunk: of even size, 18 blocks are twice 9, not 16 and 2.
+template <typename Format>
+inline int64_t chunk_blocks(int64_t blocks) {
   const int64_t chunks = (blocks + kChunkBlocks - 1) / kChunkBlocks;
-  const int64_t even = (blocks / Format::kBlocks + chunks - 1) / chunks * Format::kBlocks;
+  return (blocks / Format::kBlocks + chunks - 1) / chunks * Format::kBlocks;
+}
+
+// sums[place][G][kLanes] = the rows of G groups x the packed tokens.
+template <typename Format, int G, typename Group>
+inline void dot_groups(const Group (&groups)[G], int64_t blocks, const std::byte* x, int64_t tokens, float* sums) {
+  alignas(64) TileChunk<G> chunk;
+  const int64_t places = places_of(tokens), even = chunk_blocks<Format>(blocks);
+  for (int64_t i = 0; i < places * G * kLanes; i += kLanes) store(sums + i, zero());
   for (int64_t b0 = 0; b0 < blocks; b0 += even) {
     const int n = static_cast<int>(blocks - b0 < even ? blocks - b0 : even);
-    for (int g = 0; g < G; ++g) {
-      for (int b = 0; b < n; b += Format::kBlocks)
-        Format::unpack(groups[g].template unit<false>((b0 + b) / Format::kBlocks), chunk.tiles[g] + b);
-    }
     // The next chunk comes while this one is multiplied: of the same groups, or the first of those behind them.
     Ahead<G> ahead;
     if (groups[0].address(0) != nullptr) {
@@ -275,24 +227,22 @@ inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byt
       ahead.bytes = even / Format::kBlocks * Format::kBytes * kPanelRows;
       ahead.lines = (ahead.bytes / 64 + steps - 1) / steps;
     }
-    dot_all_tokens<Format, G>(chunk, n, x, prepared, t0, tokens, b0, sums, ahead);
+    const auto unpack = [&](int b) {
+      if (b % Format::kBlocks != 0) return;
+      for (int g = 0; g < G; ++g)
+        Format::unpack(groups[g].template unit<false>((b0 + b) / Format::kBlocks), chunk.tiles[g] + b);
+    };
+    dot_all_tokens<Format, G>(chunk, n, x + b0 * places * kPackedBytes<Format>, tokens, sums, ahead, unpack);
   }
 }
 
-// Where token t of `tokens` is among the sums.
-KERNEL_INLINE int64_t place_of(int64_t t, int64_t tokens) {
-  const int64_t whole = tokens / kTileTokens * kTileTokens, wide = overlap(whole, tokens);
-  return t >= whole && wide > 0 ? t + wide : t;
-}
-
-// y[t0 + t, r + g kLanes ..] = sums.
+// y[t, r + g kLanes ..] = sums.
 template <int G>
 inline void store_sums(const float* sums, int64_t tokens, int64_t count, float* y, int64_t ldy) {
   for (int64_t t = 0; t < tokens; ++t) {
-    const int64_t place = place_of(t, tokens);
     for (int g = 0; g < G; ++g) {
       float* out = y + t * ldy + g * kLanes;
-      const Floats v = load(sums + (place * G + g) * kLanes);
+      const Floats v = load(sums + (t * G + g) * kLanes);
       if (G > 1 || count == kLanes) {
         store(out, v);
       } else {
@@ -302,54 +252,54 @@ inline void store_sums(const float* sums, int64_t tokens, int64_t count, float* 
   }
 }
 
-// kLanes rows, or fewer, x tokens [t0, t0 + tokens).
+// kLanes rows, or fewer, x tokens [t0, t0 + tokens), packed when they are more than two.
 template <typename Format, typename Group>
-inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
+inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* packed, int64_t t0, int64_t tokens,
                           float* sums) {
-  const int64_t units = x.cols / 32 / Format::kBlocks;
-  if (tokens == 1) return dot_group_few<Format, 1>(group, units, x, t0, sums);
-  if (tokens == 2) return dot_group_few<Format, 2>(group, units, x, t0, sums);
+  const int64_t blocks = x.cols / 32;
+  if (tokens == 1) return dot_group_few<Format, 1>(group, blocks / Format::kBlocks, x, t0, sums);
+  if (tokens == 2) return dot_group_few<Format, 2>(group, blocks / Format::kBlocks, x, t0, sums);
   const Group groups[1] = {group};
-  dot_groups<Format, 1>(groups, x, prepared, t0, tokens, sums);
+  dot_groups<Format, 1>(groups, blocks, packed, tokens, sums);
 }
 
 template <typename Format>
-inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
-  alignas(64) float sums[(kMaxTokens + kTileTokens) * kRowGroups * kLanes];
-  const int64_t fit = kTileBytes / x.cols / kTileTokens * kTileTokens;
+inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* scratch) {
+  alignas(64) float sums[kMaxTokens * kRowGroups * kLanes];
+  const int64_t fit = kTileBytes / x.cols / kTileTokens * kTileTokens, blocks = x.cols / 32;
   const int64_t tile_tokens = fit < kTileTokens ? kTileTokens : fit > kMaxTokens ? kMaxTokens : fit;
   const bool panels = w.layout == MatLayout::kPanels;
-  // In the scratch: prepared sums, then rows that are copied.
-  auto* prepared = reinterpret_cast<std::byte*>(panel);
-  auto* copy = prepared + kMaxTokens * (x.cols / 32) * Format::kHalves * 4;
-  static_assert(kMaxTokens * Format::kHalves * 4 + kLanes * Format::kBytes / Format::kBlocks <= 32 * 4 * kPanelRows);
+  // In the scratch: packed activations, then rows that are copied.
+  auto* packed = reinterpret_cast<std::byte*>(scratch);
+  std::byte* copy = packed + kMaxTokens * blocks * kPackedBytes<Format>;
+  static_assert(kMaxTokens * kPackedBytes<Format> + kLanes * Format::kBytes / Format::kBlocks <= 32 * 4 * kScratchRows);
 
   for (int64_t t0 = 0; t0 < T; t0 += tile_tokens) {
     const int64_t tokens = T - t0 < tile_tokens ? T - t0 : tile_tokens;
     float* out = y + t0 * ldy;
-    if (tokens > 2) prepare_sums<Format>(x, t0, tokens, prepared);
+    if (tokens > 2) pack_q8<Format>(x, t0, tokens, chunk_blocks<Format>(blocks), packed);
     int64_t r = rows.begin;
     if (panels && tokens > 2) {
       for (; r + kRowGroups * kLanes <= rows.end && kRowGroups > 1; r += kRowGroups * kLanes) {
         const PanelGroup<Format> groups[2] = {PanelGroup<Format>(w, r), PanelGroup<Format>(w, r + kLanes)};
-        dot_groups<Format, 2>(groups, x, prepared, t0, tokens, sums);
+        dot_groups<Format, 2>(groups, blocks, packed, tokens, sums);
         store_sums<2>(sums, tokens, kLanes, out + r, ldy);
       }
     }
     for (; r < rows.end; r += kLanes) {
       int64_t count = kLanes;
       if (panels) {
-        dot_one_group<Format>(PanelGroup<Format>(w, r), x, prepared, t0, tokens, sums);
+        dot_one_group<Format>(PanelGroup<Format>(w, r), x, packed, t0, tokens, sums);
       } else {
         const RowGroup group = row_group(w, r, rows.end, copy);
         count = group.count;
-        dot_one_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, prepared, t0, tokens, sums);
+        dot_one_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, packed, t0, tokens, sums);
       }
       store_sums<1>(sums, tokens, count, out + r, ldy);
     }
   }
 }
 
-inline void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
-  if (T > 0) with_format(w.dtype, [&](auto format) { gemm_q8_of<decltype(format)>(w, rows, x, T, y, ldy, panel); });
+inline void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* scratch) {
+  if (T > 0) with_format(w.dtype, [&](auto format) { gemm_q8_of<decltype(format)>(w, rows, x, T, y, ldy, scratch); });
 }
