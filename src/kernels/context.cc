@@ -76,27 +76,47 @@ int64_t panel_cost(const LinearJob& job) {
 void check_job(const Context& ctx, const LinearJob& job) {
   const Mat& w = *job.w;
   CHECK(w, "[{}, {}] without data", w.rows, w.cols);
-  CHECK((job.ldx >= w.cols && job.ldy >= w.rows) || job.T <= 1, "[{}, {}]: ldx {}, ldy {}", w.rows, w.cols, job.ldx,
-        job.ldy);
+  CHECK((job.ldx >= w.cols && job.ldy >= w.rows) || std::max(job.T, job.input_rows()) <= 1, "[{}, {}]: ldx {}, ldy {}",
+        w.rows, w.cols, job.ldx, job.ldy);
   CHECK(!takes_q8(ctx, w) || w.cols % 32 == 0, "{} inputs in blocks of 32", w.cols);
 }
 
-// Rows of int8 that stand for the T rows of a job: fine activations take two each, [T] and then the rest of each [T].
-int64_t q8_rows(const Context& ctx, int64_t T) {
-  return ctx.fine ? 2 * T : T;
+// Rows of int8 that stand for R rows of x: fine activations take two each, [R] and then the rest of each [R].
+int64_t q8_rows(const Context& ctx, int64_t R) {
+  return ctx.fine ? 2 * R : R;
 }
 
-// Rows [begin, end) of a job: int8 and, for fine activations, int8 again of what that leaves. `rest` holds one row.
-void quantise_rows(const Context& ctx, const LinearJob& job, const Q8Rows& rows, int64_t begin, int64_t end,
+// What a job multiplies: int8 rows, or floats.
+struct Input {
+  Q8Rows q8{};
+  const float* x = nullptr;
+  int64_t ldx = 0;
+  bool first = false;  // of the jobs that share it: to be made for this one
+};
+
+// Row t of what a job multiplies, before the index: x itself, or silu(x) * up in `row`.
+const float* input_row(const Context& ctx, const LinearJob& job, int64_t t, float* row) {
+  const float* x = job.x + t * job.ldx;
+  if (job.up == nullptr) return x;
+  ctx.kernels.silu_mul(x, job.up + t * job.ldx, job.w->cols, row);
+  return row;
+}
+
+// Input rows [begin, end) of a job: int8 and, for fine activations, int8 again of what that leaves. `row` and `rest`
+// hold one row each.
+void quantise_rows(const Context& ctx, const LinearJob& job, const Q8Rows& rows, int64_t begin, int64_t end, float* row,
                    float* rest) {
-  const auto from = [&](int64_t t) { return Q8Rows{rows.qs_row(t), rows.d_row(t), rows.sums_row(t), rows.cols}; };
-  ctx.kernels.quantise_q8(job.x + begin * job.ldx, job.ldx, end - begin, from(begin));
-  for (int64_t t = begin; ctx.fine && t < end; ++t) {
-    const float* x = job.x + t * job.ldx;
-    const int8_t* qs = rows.qs_row(t);
-    const float* d = rows.d_row(t);
-    for (int64_t k = 0; k < rows.cols; ++k) rest[k] = x[k] - d[k / 32] * static_cast<float>(qs[k]);
-    ctx.kernels.quantise_q8(rest, rows.cols, 1, from(job.T + t));
+  const int64_t cols = rows.cols;
+  const auto from = [&](int64_t t) {
+    return Q8Rows{rows.qs + t * cols, rows.d + t * (cols / 32), rows.sums + t * (cols / 16), cols};
+  };
+  for (int64_t t = begin; t < end; ++t) {
+    const float* x = input_row(ctx, job, t, row);
+    ctx.kernels.quantise_q8(x, cols, 1, from(t));
+    if (!ctx.fine) continue;
+    const Q8Rows first = from(t);
+    for (int64_t k = 0; k < cols; ++k) rest[k] = x[k] - first.d[k / 32] * static_cast<float>(first.qs[k]);
+    ctx.kernels.quantise_q8(rest, cols, 1, from(job.input_rows() + t));
   }
 }
 
@@ -106,43 +126,79 @@ OpWork product_work(const LinearJob& job, bool q8) {
   return {job.T > 0 ? job.w->bytes() : 0, q8 ? ops : 0, q8 ? 0 : ops};
 }
 
-// The activations of every job that takes them as int8; neighbours with the same input share.
-const Q8Rows* quantise_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
-  Q8Rows* inputs = ctx.scratch.take<Q8Rows>(n_jobs);
-  int64_t elements = 0;
-  for (int j = 0; j < n_jobs; ++j) {
-    const LinearJob& job = jobs[j];
-    inputs[j] = {};
-    if (!takes_q8(ctx, *job.w)) continue;
-    const int64_t cols = job.w->cols, size = q8_rows(ctx, job.T) * cols;
-    if (j > 0 && inputs[j - 1].qs && jobs[j - 1].x == job.x && jobs[j - 1].T == job.T && jobs[j - 1].ldx == job.ldx &&
-        jobs[j - 1].w->cols == cols) {
-      inputs[j] = inputs[j - 1];
-      continue;
-    }
-    inputs[j] = {ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
-                 ctx.scratch.take<int16_t>(size / 16), cols};
-    elements += size;
-  }
-  if (elements == 0) return inputs;
-  const OpTimer timer(ctx.profile, "quantise");
-  int64_t most_cols = 0;
-  for (int j = 0; j < n_jobs; ++j) most_cols = std::max(most_cols, jobs[j].w->cols);
-  float* rests = ctx.scratch.take<float>(ctx.fine ? ctx.pool.size() * most_cols : 0);
+bool same_rows(const LinearJob& a, const LinearJob& b) {
+  return a.x == b.x && a.up == b.up && a.ldx == b.ldx && a.input_rows() == b.input_rows() && a.w->cols == b.w->cols;
+}
 
-  // Tokens [T part / parts, T (part + 1) / parts) of each input.
-  const auto quantise = [&](int64_t part, int64_t parts) {
+// The rows of a job among the int8 rows: of the rests as well.
+const int32_t* q8_index(Context& ctx, const LinearJob& job) {
+  if (!ctx.fine || job.index == nullptr) return job.index;
+  int32_t* index = ctx.scratch.take<int32_t>(2 * job.T);
+  for (int64_t t = 0; t < job.T; ++t) {
+    index[t] = job.index[t];
+    index[job.T + t] = static_cast<int32_t>(job.x_rows) + job.index[t];
+  }
+  return index;
+}
+
+// Memory for the input of job j, or the input of the job before it. Float rows that are no rows of x are made too.
+Input plan_input(Context& ctx, const LinearJob* jobs, const Input* inputs, int j) {
+  const LinearJob& job = jobs[j];
+  const int64_t cols = job.w->cols;
+  const Input* before = j > 0 && same_rows(jobs[j - 1], job) ? &inputs[j - 1] : nullptr;
+  if (takes_q8(ctx, *job.w)) {
+    Input input;
+    if (before != nullptr && before->q8.qs != nullptr) {
+      input.q8 = before->q8;
+    } else {
+      const int64_t size = q8_rows(ctx, job.input_rows()) * cols;
+      input.first = true;
+      input.q8 = {ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
+                  ctx.scratch.take<int16_t>(size / 16), cols};
+    }
+    input.q8.index = q8_index(ctx, job);
+    return input;
+  }
+  if (job.up == nullptr && job.index == nullptr) return {{}, job.x, job.ldx, false};
+  const bool shared = before != nullptr && before->x != nullptr && jobs[j - 1].index == job.index;
+  return {{}, shared ? before->x : ctx.scratch.take<float>(job.T * cols), cols, !shared};
+}
+
+// Rows [T part / parts, T (part + 1) / parts) of a job's input. `rows` holds two.
+void make_input(const Context& ctx, const LinearJob& job, const Input& input, int64_t part, int64_t parts,
+                float* rows) {
+  const int64_t cols = job.w->cols, R = input.q8.qs != nullptr ? job.input_rows() : job.T;
+  const int64_t begin = R * part / parts, end = R * (part + 1) / parts;
+  if (input.q8.qs != nullptr) return quantise_rows(ctx, job, input.q8, begin, end, rows, rows + cols);
+  for (int64_t t = begin; t < end; ++t) {
+    const float* x = input_row(ctx, job, job.index != nullptr ? job.index[t] : t, rows);
+    std::copy(x, x + cols, const_cast<float*>(input.x) + t * cols);
+  }
+}
+
+// The inputs of all jobs; neighbours with the same one share.
+const Input* make_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
+  Input* inputs = ctx.scratch.take<Input>(n_jobs);
+  int64_t numbers = 0, most_cols = 0;
+  bool silu = false;
+  for (int j = 0; j < n_jobs; ++j) {
+    inputs[j] = plan_input(ctx, jobs, inputs, j);
+    most_cols = std::max(most_cols, jobs[j].w->cols);
+    if (inputs[j].first) numbers += q8_rows(ctx, jobs[j].input_rows()) * jobs[j].w->cols;
+    silu |= jobs[j].up != nullptr;
+  }
+  if (numbers == 0) return inputs;
+  const OpTimer timer(ctx.profile, silu ? "silu, quantise" : "quantise");
+  float* rows = ctx.scratch.take<float>(ctx.pool.size() * 2 * most_cols);
+  const auto make = [&](int64_t part, int64_t parts) {
     for (int j = 0; j < n_jobs; ++j) {
-      if (!inputs[j].qs || (j > 0 && inputs[j].qs == inputs[j - 1].qs)) continue;
-      const LinearJob& job = jobs[j];
-      const int64_t begin = job.T * part / parts, end = job.T * (part + 1) / parts;
-      if (begin < end) quantise_rows(ctx, job, inputs[j], begin, end, rests + part * most_cols);
+      if (inputs[j].first) make_input(ctx, jobs[j], inputs[j], part, parts, rows + part * 2 * most_cols);
     }
   };
-  if (elements < kMinParallelQuantise) {
-    quantise(0, 1);
+  if (numbers < kMinParallelQuantise) {
+    make(0, 1);
   } else {
-    ctx.pool.run([&](int thread) { quantise(thread, ctx.pool.size()); });
+    ctx.pool.run([&](int thread) { make(thread, ctx.pool.size()); });
   }
   return inputs;
 }
@@ -170,12 +226,16 @@ void fine_product(const Context& ctx, const LinearJob& job, RowRange rows, const
   }
 }
 
-void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inputs) {
+// Multiply-adds of a piece of work that is taken by whoever is free: small enough that threads end together, large
+// enough that few jobs are cut (each cut packs its activations again). Less than two pieces for each thread: one each.
+constexpr int64_t kPieceWork = int64_t{1} << 26;
+
+void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inputs) {
   int64_t total_cost = 0, work = 0, cols = 0, fine_floats = 0;
   for (int j = 0; j < n_jobs; ++j) {
     total_cost += panels_of(*jobs[j].w) * panel_cost(jobs[j]);
     work += jobs[j].w->rows * jobs[j].w->cols * jobs[j].T;
-    if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs && inputs[j].qs));
+    if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs[j].q8.qs != nullptr));
     cols = std::max(cols, jobs[j].w->cols);
     if (ctx.fine && jobs[j].T > 0) fine_floats = std::max(fine_floats, 2 * jobs[j].T * fine_rows(jobs[j].T));
   }
@@ -184,32 +244,38 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inp
   float* sums = ctx.scratch.take<float>(ctx.pool.size() * fine_floats);
 
   // The panels whose cost begins in [total part / parts, total (part + 1) / parts) on the line of all jobs.
-  const auto run = [&](int part, int parts) {
+  const auto run = [&](int64_t part, int64_t parts, int thread) {
     int64_t lo = total_cost * part / parts, hi = total_cost * (part + 1) / parts;
     for (int j = 0; j < n_jobs && hi > 0; ++j) {
       const LinearJob& job = jobs[j];
+      const Input& input = inputs[j];
       const int64_t cost = panel_cost(job), count = panels_of(*job.w);
       const int64_t begin = std::clamp<int64_t>((lo + cost - 1) / cost, 0, count);
       const int64_t end = std::clamp<int64_t>((hi + cost - 1) / cost, 0, count);
       const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
-      float* panel = panels + part * panel_floats;
+      float* panel = panels + thread * panel_floats;
       if (rows.begin < rows.end && job.T > 0) {
-        if (inputs && inputs[j].qs && ctx.fine) {
-          fine_product(ctx, job, rows, inputs[j], sums + part * fine_floats, panel);
-        } else if (inputs && inputs[j].qs) {
-          ctx.kernels.gemm_q8(*job.w, rows, inputs[j], job.T, job.y, job.ldy, panel);
+        if (input.q8.qs != nullptr && ctx.fine) {
+          fine_product(ctx, job, rows, input.q8, sums + thread * fine_floats, panel);
+        } else if (input.q8.qs != nullptr) {
+          ctx.kernels.gemm_q8(*job.w, rows, input.q8, job.T, job.y, job.ldy, panel);
         } else {
-          ctx.kernels.gemm_f32(*job.w, rows, job.x, job.ldx, job.T, job.y, job.ldy, panel);
+          ctx.kernels.gemm_f32(*job.w, rows, input.x, input.ldx, job.T, job.y, job.ldy, panel);
         }
       }
       lo -= cost * count;
       hi -= cost * count;
     }
   };
+  const int64_t pieces = work / kPieceWork;
   if (work < kMinParallelWork) {
-    run(0, 1);
+    run(0, 1, 0);
+  } else if (pieces < 2 * ctx.pool.size()) {
+    ctx.pool.run([&](int thread) { run(thread, ctx.pool.size(), thread); });
   } else {
-    ctx.pool.run([&](int thread) { run(thread, ctx.pool.size()); });
+    ctx.pool.for_each_chunk(pieces, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t piece = begin; piece < end; ++piece) run(piece, pieces, thread);
+    });
   }
 }
 
@@ -218,7 +284,7 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Q8Rows* inp
 void linear_jobs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   for (int j = 0; j < n_jobs; ++j) check_job(ctx, jobs[j]);
   const ScratchScope scope(ctx.scratch);
-  run_jobs(ctx, jobs, n_jobs, quantise_inputs(ctx, jobs, n_jobs));
+  run_jobs(ctx, jobs, n_jobs, make_inputs(ctx, jobs, n_jobs));
 }
 
 void linear(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy) {
@@ -230,7 +296,8 @@ void linear_f32(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t
   const LinearJob job = {&w, x, ldx, T, y, ldy};
   CHECK(w, "[{}, {}] without data", w.rows, w.cols);
   const ScratchScope scope(ctx.scratch);
-  run_jobs(ctx, &job, 1, nullptr);
+  const Input input = {{}, x, ldx, false};
+  run_jobs(ctx, &job, 1, &input);
 }
 
 // Threads share the tokens when there are several. One token alone is the caller's: its sum over the rows keeps its

@@ -83,6 +83,13 @@ struct LinearJob {
   int64_t T;
   float* y;  // [T, N]
   int64_t ldy;
+  // What is multiplied is silu(x) * up, made as it is quantised; null: x itself. Strides are those of x.
+  const float* up = nullptr;
+  // Token t is row index[t] of x, which has x_rows; null: row t.
+  const int32_t* index = nullptr;
+  int64_t x_rows = 0;
+
+  int64_t input_rows() const { return index != nullptr ? x_rows : T; }
 };
 void linear_jobs(Context& ctx, const LinearJob* jobs, int n_jobs);
 

@@ -136,6 +136,51 @@ TEST_P(Linear, JobsAreEachTheirProduct) {
   EXPECT_EQ(ctx.scratch.reserved_bytes(), reserved);
 }
 
+// Inputs picked by an index, and inputs silu(x) * up that are made on the way: as if their rows had been written first.
+TEST_P(Linear, JobsMakeTheirInputs) {
+  constexpr int64_t kRows = 11, kCols = 512;
+  const std::vector<int32_t> index = {3, 0, 0, 10, 7, 3, 9};
+  const int64_t T = static_cast<int64_t>(index.size());
+  for (DType dtype : {DType::kQ4_0, DType::kQ6_K, DType::kF32}) {
+    const Product p(dtype, 40, kCols, kRows, 1), q(dtype, 100, kCols, kRows, 2), up(dtype, 1, kCols, kRows, 3);
+    std::vector<float> picked, gated(p.x.size());
+    for (int32_t t : index) picked.insert(picked.end(), p.x.begin() + t * kCols, p.x.begin() + (t + 1) * kCols);
+    kernels_.silu_mul(p.x.data(), up.x.data(), kRows * kCols, gated.data());
+    for (const auto& [exact, fine] : {std::pair{false, false}, {true, false}, {false, true}}) {
+      Context ctx = {.kernels = kernels_, .pool = pool_, .exact = exact, .fine = fine};
+      const auto results = [&](const std::vector<LinearJob>& jobs) {
+        std::vector<std::vector<float>> y;
+        for (const LinearJob& job : jobs) y.emplace_back(static_cast<size_t>(job.T * job.w->rows));
+        std::vector<LinearJob> placed = jobs;
+        for (size_t i = 0; i < jobs.size(); ++i) placed[i].y = y[i].data(), placed[i].ldy = jobs[i].w->rows;
+        linear_jobs(ctx, placed.data(), static_cast<int>(placed.size()));
+        return y;
+      };
+      const float *x = p.x.data(), *u = up.x.data();
+      const auto made = results({{&p.w, x, kCols, kRows, nullptr, 0},
+                                 {&p.w, x, kCols, T, nullptr, 0, nullptr, index.data(), kRows},
+                                 {&q.w, x, kCols, T, nullptr, 0, nullptr, index.data(), kRows},
+                                 {&q.w, x, kCols, 2, nullptr, 0, nullptr, index.data() + 3, kRows},
+                                 {&q.w, x, kCols, kRows, nullptr, 0, u}});
+      const auto written = results({{&p.w, x, kCols, kRows, nullptr, 0},
+                                    {&p.w, picked.data(), kCols, T, nullptr, 0},
+                                    {&q.w, picked.data(), kCols, T, nullptr, 0},
+                                    {&q.w, picked.data() + 3 * kCols, kCols, 2, nullptr, 0},
+                                    {&q.w, gated.data(), kCols, kRows, nullptr, 0}});
+      EXPECT_EQ(made, written) << dtype_name(dtype) << (exact ? " exact" : fine ? " fine" : "");
+    }
+  }
+}
+
+// Enough work to be taken in pieces by whoever is free.
+TEST_P(Linear, PiecesAreTheKernel) {
+  const Product p(DType::kQ4_0, 2048, 2048, 256, 1);
+  Context ctx = {kernels_, pool_};
+  std::vector<float> y(static_cast<size_t>(p.T * p.w.rows));
+  linear(ctx, p.w, p.x.data(), p.w.cols, p.T, y.data(), p.w.rows);
+  EXPECT_EQ(y, p.expected(kernels_, true));
+}
+
 // Two int8 rows a token: close to float32, and the same bits whatever the threads and whatever else is in the call.
 TEST_P(Linear, FineActivationsAreNearlyFloat) {
   for (const KernelTable* kernels : available_kernels()) {
