@@ -226,9 +226,29 @@ void fine_product(const Context& ctx, const LinearJob& job, RowRange rows, const
   }
 }
 
-// Multiply-adds of a piece of work that is taken by whoever is free: small enough that threads end together, large
-// enough that few jobs are cut (each cut packs its activations again). Less than two pieces for each thread: one each.
-constexpr int64_t kPieceWork = int64_t{1} << 26;
+// Pieces of work a thread, at the least, where there are many jobs.
+constexpr int64_t kPieces = 8;
+
+// Multiply-adds that make a piece long beside the taking of it; with less the memory is the limit, and each thread
+// reads a stretch of it.
+constexpr int64_t kMinPiecesWork = 1 << 24;
+
+// Panels [begin, end) of a job.
+struct Piece {
+  int job;
+  int64_t begin, end;
+};
+
+// Jobs as pieces to be taken by whoever is free: whole ones, because each piece packs its activations again, but for
+// those that one thread alone would still be at when the others are done.
+int64_t cut_pieces(const LinearJob* jobs, int n_jobs, int64_t most_cost, Piece* pieces) {
+  int64_t n = 0;
+  for (int j = 0; j < n_jobs; ++j) {
+    const int64_t count = panels_of(*jobs[j].w), parts = count * panel_cost(jobs[j]) / most_cost + 1;
+    for (int64_t i = 0; i < parts; ++i) pieces[n++] = {j, count * i / parts, count * (i + 1) / parts};
+  }
+  return n;
+}
 
 void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inputs) {
   int64_t total_cost = 0, work = 0, cols = 0, fine_floats = 0;
@@ -243,38 +263,41 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inpu
   float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
   float* sums = ctx.scratch.take<float>(ctx.pool.size() * fine_floats);
 
+  const auto run_panels = [&](int j, int64_t begin, int64_t end, int thread) {
+    const LinearJob& job = jobs[j];
+    const Input& input = inputs[j];
+    const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
+    float* panel = panels + thread * panel_floats;
+    if (rows.begin >= rows.end || job.T == 0) return;
+    if (input.q8.qs != nullptr && ctx.fine) {
+      fine_product(ctx, job, rows, input.q8, sums + thread * fine_floats, panel);
+    } else if (input.q8.qs != nullptr) {
+      ctx.kernels.gemm_q8(*job.w, rows, input.q8, job.T, job.y, job.ldy, panel);
+    } else {
+      ctx.kernels.gemm_f32(*job.w, rows, input.x, input.ldx, job.T, job.y, job.ldy, panel);
+    }
+  };
   // The panels whose cost begins in [total part / parts, total (part + 1) / parts) on the line of all jobs.
-  const auto run = [&](int64_t part, int64_t parts, int thread) {
+  const auto run = [&](int part, int parts) {
     int64_t lo = total_cost * part / parts, hi = total_cost * (part + 1) / parts;
     for (int j = 0; j < n_jobs && hi > 0; ++j) {
-      const LinearJob& job = jobs[j];
-      const Input& input = inputs[j];
-      const int64_t cost = panel_cost(job), count = panels_of(*job.w);
+      const int64_t cost = panel_cost(jobs[j]), count = panels_of(*jobs[j].w);
       const int64_t begin = std::clamp<int64_t>((lo + cost - 1) / cost, 0, count);
-      const int64_t end = std::clamp<int64_t>((hi + cost - 1) / cost, 0, count);
-      const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
-      float* panel = panels + thread * panel_floats;
-      if (rows.begin < rows.end && job.T > 0) {
-        if (input.q8.qs != nullptr && ctx.fine) {
-          fine_product(ctx, job, rows, input.q8, sums + thread * fine_floats, panel);
-        } else if (input.q8.qs != nullptr) {
-          ctx.kernels.gemm_q8(*job.w, rows, input.q8, job.T, job.y, job.ldy, panel);
-        } else {
-          ctx.kernels.gemm_f32(*job.w, rows, input.x, input.ldx, job.T, job.y, job.ldy, panel);
-        }
-      }
+      run_panels(j, begin, std::clamp<int64_t>((hi + cost - 1) / cost, 0, count), part);
       lo -= cost * count;
       hi -= cost * count;
     }
   };
-  const int64_t pieces = work / kPieceWork;
+  const int64_t threads = ctx.pool.size(), least = kPieces * threads;
   if (work < kMinParallelWork) {
-    run(0, 1, 0);
-  } else if (pieces < 2 * ctx.pool.size()) {
-    ctx.pool.run([&](int thread) { run(thread, ctx.pool.size(), thread); });
+    run(0, 1);
+  } else if (n_jobs < least || work < kMinPiecesWork * least) {
+    ctx.pool.run([&](int thread) { run(thread, static_cast<int>(threads)); });
   } else {
-    ctx.pool.for_each_chunk(pieces, 1, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t piece = begin; piece < end; ++piece) run(piece, pieces, thread);
+    Piece* pieces = ctx.scratch.take<Piece>(n_jobs + least);
+    const int64_t n = cut_pieces(jobs, n_jobs, total_cost / least + 1, pieces);
+    ctx.pool.for_each_chunk(n, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t i = begin; i < end; ++i) run_panels(pieces[i].job, pieces[i].begin, pieces[i].end, thread);
     });
   }
 }

@@ -172,13 +172,20 @@ TEST_P(Linear, JobsMakeTheirInputs) {
   }
 }
 
-// Enough work to be taken in pieces by whoever is free.
+// Jobs enough to be taken in pieces by whoever is free, one of them much larger than the others.
 TEST_P(Linear, PiecesAreTheKernel) {
-  const Product p(DType::kQ4_0, 2048, 2048, 256, 1);
+  const Product p(DType::kQ4_0, 1024, 1024, 32, 1), large(DType::kQ4_0, 4096, 1024, 200, 2);
   Context ctx = {kernels_, pool_};
-  std::vector<float> y(static_cast<size_t>(p.T * p.w.rows));
-  linear(ctx, p.w, p.x.data(), p.w.cols, p.T, y.data(), p.w.rows);
-  EXPECT_EQ(y, p.expected(kernels_, true));
+  std::vector<std::vector<float>> y(8 * static_cast<size_t>(pool_.size()) + 1);
+  std::vector<LinearJob> jobs;
+  for (size_t i = 0; i < y.size(); ++i) {
+    const Product& of = i == 5 ? large : p;
+    y[i].resize(static_cast<size_t>(of.T * of.w.rows));
+    jobs.push_back({&of.w, of.x.data(), of.w.cols, of.T, y[i].data(), of.w.rows});
+  }
+  linear_jobs(ctx, jobs.data(), static_cast<int>(jobs.size()));
+  const std::vector<float> expected = p.expected(kernels_, true);
+  for (size_t i = 0; i < y.size(); ++i) EXPECT_TRUE(y[i] == (i == 5 ? large.expected(kernels_, true) : expected)) << i;
 }
 
 // Two int8 rows a token: close to float32, and the same bits whatever the threads and whatever else is in the call.

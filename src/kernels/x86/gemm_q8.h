@@ -82,16 +82,26 @@ struct TileChunk {
   Tile tiles[G][kChunkBlocks];
 };
 
-// sums[t][g] += tiles x a tile of packed tokens, n blocks. sums: [NT, G, kLanes]. unpack(b) is called before block b is
-// used.
+// Where the sums of the tokens wait between chunks, [place, G, kLanes], and where they go behind the last chunk: y,
+// rows `ldy` apart. Each tile goes there as soon as it is done: rows of y lie a power of two apart, and hundreds of
+// them written at once would wait for each other's lines in a few sets of the cache.
+struct Sums {
+  float* waiting;
+  float* y;  // of token 0; null: all stay in `waiting`
+  int64_t ldy;
+  bool first, last;  // chunk
+};
+
+// A tile of packed tokens from token t on x the tiles of weights, n blocks. unpack(b) is called before block b is used.
 template <typename Format, int G, int NT, typename Unpack>
-KERNEL_INLINE void dot_tiles(const TileChunk<G>& chunk, int n, const std::byte* x, float* sums, Ahead<G>& ahead,
-                             const Unpack& unpack) {
+KERNEL_INLINE void dot_tiles(const TileChunk<G>& chunk, int n, const std::byte* x, int64_t t, int64_t tokens,
+                             const Sums& sums, Ahead<G>& ahead, const Unpack& unpack) {
+  float* waiting = sums.waiting + t * G * kLanes;
   Floats sum[G][NT];
 #pragma GCC unroll 8
-  for (int t = 0; t < NT; ++t) {
+  for (int i = 0; i < NT; ++i) {
 #pragma GCC unroll 2
-    for (int g = 0; g < G; ++g) sum[g][t] = load(sums + (t * G + g) * kLanes);
+    for (int g = 0; g < G; ++g) sum[g][i] = sums.first ? zero() : load(waiting + (i * G + g) * kLanes);
   }
   for (int b = 0; b < n; ++b) {
     unpack(b);
@@ -101,39 +111,45 @@ KERNEL_INLINE void dot_tiles(const TileChunk<G>& chunk, int n, const std::byte* 
     for (int g = 0; g < G; ++g) tiles[g] = &chunk.tiles[g][b];
     dot_tile<Format, G, NT>(tiles, PackedBlock<Format, NT>{x + b * NT * kPackedBytes<Format>}, sum);
   }
+  const bool done = sums.last && sums.y != nullptr && t + NT <= tokens;
+  float* to = done ? sums.y + t * sums.ldy : waiting;
+  const int64_t ld = done ? sums.ldy : G * kLanes;
 #pragma GCC unroll 8
-  for (int t = 0; t < NT; ++t) {
+  for (int i = 0; i < NT; ++i) {
 #pragma GCC unroll 2
-    for (int g = 0; g < G; ++g) store(sums + (t * G + g) * kLanes, sum[g][t]);
+    for (int g = 0; g < G; ++g) store(to + i * ld + g * kLanes, sum[g][i]);
+  }
+  // A tile with an idle place.
+  for (int64_t i = 0; sums.last && sums.y != nullptr && !done && t + i < tokens; ++i) {
+    for (int g = 0; g < G; ++g) store(sums.y + (t + i) * sums.ldy + g * kLanes, load(waiting + (i * G + g) * kLanes));
   }
 }
 
-// sums[t][g] += tiles x all tokens, n blocks. The first tile unpacks the blocks as it goes: its dots use two of the
-// ports, unpacking the others.
+// All packed tokens x the tiles of weights, n blocks. The first tile unpacks the blocks as it goes: its dots use two of
+// the ports, unpacking the others.
 template <typename Format, int G, typename Unpack>
-inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const std::byte* x, int64_t tokens, float* sums,
+inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const std::byte* x, int64_t tokens, const Sums& sums,
                            Ahead<G> ahead, const Unpack& unpack) {
   const auto unpacked = [](int) {};
   const int64_t token = n * kPackedBytes<Format>;
   int64_t t = 0;
   if (tile_width(tokens) == kTileTokens) {
-    dot_tiles<Format, G, kTileTokens>(chunk, n, x, sums, ahead, unpack);
+    dot_tiles<Format, G, kTileTokens>(chunk, n, x, 0, tokens, sums, ahead, unpack);
     t = kTileTokens;
   } else {
     for (int b = 0; b < n; ++b) unpack(b);
   }
   for (; t < tokens; t += kTileTokens) {
     const std::byte* at = x + t * token;
-    float* to = sums + t * G * kLanes;
     const int64_t width = tile_width(tokens - t);
     if (width == kTileTokens) {
-      dot_tiles<Format, G, kTileTokens>(chunk, n, at, to, ahead, unpacked);
+      dot_tiles<Format, G, kTileTokens>(chunk, n, at, t, tokens, sums, ahead, unpacked);
     } else if (width == 4) {
-      dot_tiles<Format, G, 4>(chunk, n, at, to, ahead, unpacked);
+      dot_tiles<Format, G, 4>(chunk, n, at, t, tokens, sums, ahead, unpacked);
     } else if (width == 2) {
-      dot_tiles<Format, G, 2>(chunk, n, at, to, ahead, unpacked);
+      dot_tiles<Format, G, 2>(chunk, n, at, t, tokens, sums, ahead, unpacked);
     } else {
-      dot_tiles<Format, G, 1>(chunk, n, at, to, ahead, unpacked);
+      dot_tiles<Format, G, 1>(chunk, n, at, t, tokens, sums, ahead, unpacked);
     }
   }
 }
@@ -176,9 +192,21 @@ struct StridedGroup {
   const std::byte* address(int64_t) const { return nullptr; }
 };
 
+// The place in y of the first token and row, and how many of kLanes rows exist.
+struct Output {
+  float* y;
+  int64_t ldy;
+  int64_t count;
+};
+
+KERNEL_INLINE void store_part_or_all(float* y, Floats v, int64_t count) {
+  if (count == kLanes) return store(y, v);
+  store_part(y, v, count);
+}
+
 // One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory.
 template <typename Format, int NT, typename Group>
-inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, int64_t t0, float* sums) {
+inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, int64_t t0, const Output& out) {
   const LooseTokens<Format, NT> tokens(x, t0);
   Floats sum[1][NT];
   for (Floats& each : sum[0]) each = zero();
@@ -198,7 +226,7 @@ inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, in
       dot_tile<Format, 1, NT>(tile, tokens.block(u * Format::kBlocks + b), sum);
     }
   }
-  for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[0][t]);
+  for (int t = 0; t < NT; ++t) store_part_or_all(out.y + t * out.ldy, sum[0][t], out.count);
 }
 
 // Blocks of a chunk: of even size, 18 blocks are twice 9, not 16 and 2.
@@ -208,18 +236,19 @@ inline int64_t chunk_blocks(int64_t blocks) {
   return (blocks / Format::kBlocks + chunks - 1) / chunks * Format::kBlocks;
 }
 
-// sums[place][G][kLanes] = the rows of G groups x the packed tokens.
+// out = the rows of G groups x the packed tokens. waiting: kMaxTokens * G * kLanes floats.
 template <typename Format, int G, typename Group>
-inline void dot_groups(const Group (&groups)[G], int64_t blocks, const std::byte* x, int64_t tokens, float* sums) {
+inline void dot_groups(const Group (&groups)[G], int64_t blocks, const std::byte* x, int64_t tokens, float* waiting,
+                       const Output& out) {
   alignas(64) TileChunk<G> chunk;
   const int64_t places = places_of(tokens), even = chunk_blocks<Format>(blocks);
-  for (int64_t i = 0; i < places * G * kLanes; i += kLanes) store(sums + i, zero());
+  const bool whole = G > 1 || out.count == kLanes;
   for (int64_t b0 = 0; b0 < blocks; b0 += even) {
     const int n = static_cast<int>(blocks - b0 < even ? blocks - b0 : even);
+    const bool last = b0 + n == blocks;
     // The next chunk comes while this one is multiplied: of the same groups, or the first of those behind them.
     Ahead<G> ahead;
     if (groups[0].address(0) != nullptr) {
-      const bool last = b0 + n == blocks;
       const int64_t units = blocks / Format::kBlocks;
       for (int g = 0; g < G; ++g)
         ahead.groups[g] = last ? groups[0].address((G + g) * units) : groups[g].address((b0 + n) / Format::kBlocks);
@@ -232,35 +261,21 @@ inline void dot_groups(const Group (&groups)[G], int64_t blocks, const std::byte
       for (int g = 0; g < G; ++g)
         Format::unpack(groups[g].template unit<false>((b0 + b) / Format::kBlocks), chunk.tiles[g] + b);
     };
+    const Sums sums = {waiting, whole ? out.y : nullptr, out.ldy, b0 == 0, last};
     dot_all_tokens<Format, G>(chunk, n, x + b0 * places * kPackedBytes<Format>, tokens, sums, ahead, unpack);
   }
-}
-
-// y[t, r + g kLanes ..] = sums.
-template <int G>
-inline void store_sums(const float* sums, int64_t tokens, int64_t count, float* y, int64_t ldy) {
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (int g = 0; g < G; ++g) {
-      float* out = y + t * ldy + g * kLanes;
-      const Floats v = load(sums + (t * G + g) * kLanes);
-      if (G > 1 || count == kLanes) {
-        store(out, v);
-      } else {
-        store_part(out, v, count);
-      }
-    }
-  }
+  for (int64_t t = 0; !whole && t < tokens; ++t) store_part(out.y + t * out.ldy, load(waiting + t * kLanes), out.count);
 }
 
 // kLanes rows, or fewer, x tokens [t0, t0 + tokens), packed when they are more than two.
 template <typename Format, typename Group>
 inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* packed, int64_t t0, int64_t tokens,
-                          float* sums) {
+                          float* waiting, const Output& out) {
   const int64_t blocks = x.cols / 32;
-  if (tokens == 1) return dot_group_few<Format, 1>(group, blocks / Format::kBlocks, x, t0, sums);
-  if (tokens == 2) return dot_group_few<Format, 2>(group, blocks / Format::kBlocks, x, t0, sums);
+  if (tokens == 1) return dot_group_few<Format, 1>(group, blocks / Format::kBlocks, x, t0, out);
+  if (tokens == 2) return dot_group_few<Format, 2>(group, blocks / Format::kBlocks, x, t0, out);
   const Group groups[1] = {group};
-  dot_groups<Format, 1>(groups, blocks, packed, tokens, sums);
+  dot_groups<Format, 1>(groups, blocks, packed, tokens, waiting, out);
 }
 
 template <typename Format>
@@ -282,20 +297,17 @@ inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, 
     if (panels && tokens > 2) {
       for (; r + kRowGroups * kLanes <= rows.end && kRowGroups > 1; r += kRowGroups * kLanes) {
         const PanelGroup<Format> groups[2] = {PanelGroup<Format>(w, r), PanelGroup<Format>(w, r + kLanes)};
-        dot_groups<Format, 2>(groups, blocks, packed, tokens, sums);
-        store_sums<2>(sums, tokens, kLanes, out + r, ldy);
+        dot_groups<Format, 2>(groups, blocks, packed, tokens, sums, {out + r, ldy, kLanes});
       }
     }
     for (; r < rows.end; r += kLanes) {
-      int64_t count = kLanes;
       if (panels) {
-        dot_one_group<Format>(PanelGroup<Format>(w, r), x, packed, t0, tokens, sums);
+        dot_one_group<Format>(PanelGroup<Format>(w, r), x, packed, t0, tokens, sums, {out + r, ldy, kLanes});
       } else {
         const RowGroup group = row_group(w, r, rows.end, copy);
-        count = group.count;
-        dot_one_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, packed, t0, tokens, sums);
+        dot_one_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, packed, t0, tokens, sums,
+                              {out + r, ldy, group.count});
       }
-      store_sums<1>(sums, tokens, count, out + r, ldy);
     }
   }
 }
