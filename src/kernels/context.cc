@@ -9,6 +9,7 @@
 #include <new>
 
 #include "base/check.h"
+#include "kernels/job_inputs.h"
 
 namespace westlake {
 namespace {
@@ -57,17 +58,6 @@ namespace {
 // Below this many multiply-adds one thread is done sooner than two are started (a region costs about a microsecond).
 constexpr int64_t kMinParallelWork = 1 << 15;
 
-// Activations fewer than this are quantised by the caller alone.
-constexpr int64_t kMinParallelQuantise = 1 << 15;
-
-bool takes_q8(const Context& ctx, const Mat& w) {
-  return is_quantised(w.dtype) && !ctx.exact;
-}
-
-bool takes_bf16(const Context& ctx, const Mat& w) {
-  return w.dtype == DType::kBF16 && !ctx.exact && ctx.kernels.gemm_bf16 != nullptr && w.cols % 32 == 0;
-}
-
 int64_t panels_of(const Mat& w) {
   return (w.rows + kPanelRows - 1) / kPanelRows;
 }
@@ -80,8 +70,8 @@ int64_t panel_cost(const LinearJob& job) {
 void check_job(const Context& ctx, const LinearJob& job) {
   const Mat& w = *job.w;
   CHECK(w, "[{}, {}] without data", w.rows, w.cols);
-  CHECK((job.ldx >= w.cols && job.ldy >= w.rows) || job.T <= 1, "[{}, {}]: ldx {}, ldy {}", w.rows, w.cols, job.ldx,
-        job.ldy);
+  CHECK((job.ldx >= w.cols && job.ldy >= w.rows) || std::max(job.T, job.input_rows()) <= 1, "[{}, {}]: ldx {}, ldy {}",
+        w.rows, w.cols, job.ldx, job.ldy);
   CHECK(!takes_q8(ctx, w) || w.cols % 32 == 0, "{} inputs in blocks of 32", w.cols);
 }
 
@@ -91,159 +81,77 @@ OpWork product_work(const LinearJob& job, bool q8) {
   return {job.T > 0 ? job.w->bytes() : 0, q8 ? ops : 0, q8 ? 0 : ops};
 }
 
-// What a product takes for x: one of the two, or float32 as it is given.
-struct Input {
-  Q8Rows q8;
-  Bf16Rows bf16;
-  Q8Rest* rest = nullptr;  // of q8, for fine activations
-  bool first = false;      // of the jobs that share it: to be made for this one
+// Pieces of work a thread, at the least, where there are many jobs.
+constexpr int64_t kPieces = 8;
+
+// Multiply-adds that make a piece long beside the taking of it; with less the memory is the limit, and each thread
+// reads a stretch of it.
+constexpr int64_t kMinPiecesWork = 1 << 24;
+
+// Panels [begin, end) of a job.
+struct Piece {
+  int job;
+  int64_t begin, end;
 };
 
-// A block keeps what its int8 leave when the square of its scale is over this many times the mean of its row. The error
-// of rounding goes with that square, and outliers stand in few blocks: a tenth of them holds most of it (docs/log.md).
-constexpr float kRestRatio = 2.0f;
-
-// The rests of the tokens of one group, whose int8 are there already.
-void keep_rests(const Context& ctx, const LinearJob& job, const Input& input, int64_t group) {
-  const int64_t begin = group * kRestTokens, end = std::min(job.T, begin + kRestTokens), blocks = job.w->cols / 32;
-  const Q8Rest& rest = *input.rest;
-  float least[kRestTokens];  // squares of scales above it are kept
-  for (int64_t t = begin; t < end; ++t) {
-    const float* d = input.q8.d_row(t);
-    float squares = 0;
-    for (int64_t b = 0; b < blocks; ++b) squares += d[b] * d[b];
-    least[t - begin] = kRestRatio * squares / static_cast<float>(blocks);
-  }
-  int64_t pair = begin * blocks;
-  int32_t* starts = rest.starts + group * (blocks + 1);
-  for (int64_t b = 0; b < blocks; ++b) {
-    starts[b] = static_cast<int32_t>(pair);
-    for (int64_t t = begin; t < end; ++t) {
-      const float d = input.q8.d_row(t)[b];
-      if (!(d * d > least[t - begin])) continue;
-      const float* x = job.x + t * job.ldx + 32 * b;
-      const int8_t* qs = input.q8.qs_row(t) + 32 * b;
-      float left[32];
-      for (int k = 0; k < 32; ++k) left[k] = x[k] - d * static_cast<float>(qs[k]);
-      const Q8Rows& to = rest.blocks;
-      ctx.kernels.quantise_q8(left, 32, 1, {to.qs_row(pair), to.d_row(pair), to.sums_row(pair), 32});
-      rest.token[pair++] = static_cast<int32_t>(t - begin);
-    }
-  }
-  starts[blocks] = static_cast<int32_t>(pair);
-}
-
-// Memory for the input of a job that takes rounded ones.
-Input plan_input(Context& ctx, const LinearJob& job) {
-  const int64_t cols = job.w->cols, size = job.T * cols;
-  const auto rows = [&](int64_t row_cols) {
-    return Q8Rows{ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
-                  ctx.scratch.take<int16_t>(size / 16), row_cols};
-  };
-  Input input{.first = true};
-  if (takes_bf16(ctx, *job.w)) {
-    input.bf16 = {ctx.scratch.take<uint16_t>(Bf16Rows::numbers(job.T, cols)), cols};
-    return input;
-  }
-  input.q8 = rows(cols);
-  if (!ctx.fine) return input;
-  const int64_t groups = (job.T + kRestTokens - 1) / kRestTokens;
-  input.rest = ctx.scratch.take<Q8Rest>(1);
-  *input.rest = {rows(32), ctx.scratch.take<int32_t>(size / 32), ctx.scratch.take<int32_t>(groups * (cols / 32 + 1))};
-  input.q8.rest = input.rest;
-  return input;
-}
-
-// Part `part` of `parts` of the tokens of a job, rounded; of bfloat16 and of rests whole groups.
-void make_input(const Context& ctx, const LinearJob& job, const Input& input, int64_t part, int64_t parts) {
-  const int64_t unit = input.bf16.data != nullptr ? kBf16Group : input.rest != nullptr ? kRestTokens : 1;
-  const int64_t units = (job.T + unit - 1) / unit;
-  const int64_t begin = units * part / parts * unit, end = std::min(job.T, units * (part + 1) / parts * unit);
-  if (begin >= end) return;
-  const float* x = job.x + begin * job.ldx;
-  if (input.bf16.data != nullptr)
-    return ctx.kernels.round_bf16(x, job.ldx, end - begin, {input.bf16.group(begin), input.bf16.cols});
-  const Q8Rows& rows = input.q8;
-  ctx.kernels.quantise_q8(x, job.ldx, end - begin,
-                          {rows.qs_row(begin), rows.d_row(begin), rows.sums_row(begin), rows.cols});
-  for (int64_t t = begin; input.rest != nullptr && t < end; t += kRestTokens)
-    keep_rests(ctx, job, input, t / kRestTokens);
-}
-
-bool same_rows(const LinearJob& a, const LinearJob& b) {
-  return a.x == b.x && a.T == b.T && a.ldx == b.ldx && a.w->cols == b.w->cols;
-}
-
-// The activations of every job that takes them as int8 or bfloat16; neighbours with the same input share.
-const Input* make_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
-  Input* inputs = ctx.scratch.take<Input>(n_jobs);
-  int64_t numbers = 0;
+// Jobs as pieces to be taken by whoever is free: whole ones, because each piece packs its activations again, but for
+// those that one thread alone would still be at when the others are done.
+int64_t cut_pieces(const LinearJob* jobs, int n_jobs, int64_t most_cost, Piece* pieces) {
+  int64_t n = 0;
   for (int j = 0; j < n_jobs; ++j) {
-    inputs[j] = {};
-    const bool q8 = takes_q8(ctx, *jobs[j].w);
-    if (!q8 && !takes_bf16(ctx, *jobs[j].w)) continue;
-    const Input* before = j > 0 && same_rows(jobs[j - 1], jobs[j]) ? &inputs[j - 1] : nullptr;
-    if (before != nullptr && (q8 ? before->q8.qs != nullptr : before->bf16.data != nullptr)) {
-      inputs[j] = *before;
-      inputs[j].first = false;
-      continue;
-    }
-    inputs[j] = plan_input(ctx, jobs[j]);
-    numbers += jobs[j].T * jobs[j].w->cols;
+    const int64_t count = panels_of(*jobs[j].w), parts = count * panel_cost(jobs[j]) / most_cost + 1;
+    for (int64_t i = 0; i < parts; ++i) pieces[n++] = {j, count * i / parts, count * (i + 1) / parts};
   }
-  if (numbers == 0) return inputs;
-  const OpTimer timer(ctx.profile, "quantise");
-  const auto make = [&](int64_t part, int64_t parts) {
-    for (int j = 0; j < n_jobs; ++j) {
-      if (inputs[j].first) make_input(ctx, jobs[j], inputs[j], part, parts);
-    }
-  };
-  if (numbers < kMinParallelQuantise) {
-    make(0, 1);
-  } else {
-    ctx.pool.run([&](int thread) { make(thread, ctx.pool.size()); });
-  }
-  return inputs;
+  return n;
 }
 
-void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inputs) {
+void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const JobInput* inputs) {
   int64_t total_cost = 0, work = 0, cols = 0;
   for (int j = 0; j < n_jobs; ++j) {
     total_cost += panels_of(*jobs[j].w) * panel_cost(jobs[j]);
     work += jobs[j].w->rows * jobs[j].w->cols * jobs[j].T;
-    if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs && inputs[j].q8.qs));
+    if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs[j].q8.qs != nullptr));
     cols = std::max(cols, jobs[j].w->cols);
   }
-  const int64_t panel_floats = round_up(kPanelRows * cols, kAlignment / 4);
+  const int64_t panel_floats = round_up(kScratchRows * cols, kAlignment / 4);
   float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
 
+  const auto run_panels = [&](int j, int64_t begin, int64_t end, int thread) {
+    const LinearJob& job = jobs[j];
+    const JobInput& input = inputs[j];
+    const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
+    float* panel = panels + thread * panel_floats;
+    if (rows.begin >= rows.end || job.T == 0) return;
+    if (input.q8.qs != nullptr) {
+      ctx.kernels.gemm_q8(*job.w, rows, input.q8, job.T, job.y, job.ldy, panel);
+    } else if (input.bf16.data != nullptr) {
+      ctx.kernels.gemm_bf16(*job.w, rows, input.bf16, job.T, job.y, job.ldy, panel);
+    } else {
+      ctx.kernels.gemm_f32(*job.w, rows, input.x, input.ldx, job.T, job.y, job.ldy, panel);
+    }
+  };
   // The panels whose cost begins in [total part / parts, total (part + 1) / parts) on the line of all jobs.
   const auto run = [&](int part, int parts) {
     int64_t lo = total_cost * part / parts, hi = total_cost * (part + 1) / parts;
     for (int j = 0; j < n_jobs && hi > 0; ++j) {
-      const LinearJob& job = jobs[j];
-      const int64_t cost = panel_cost(job), count = panels_of(*job.w);
+      const int64_t cost = panel_cost(jobs[j]), count = panels_of(*jobs[j].w);
       const int64_t begin = std::clamp<int64_t>((lo + cost - 1) / cost, 0, count);
-      const int64_t end = std::clamp<int64_t>((hi + cost - 1) / cost, 0, count);
-      const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
-      float* panel = panels + part * panel_floats;
-      if (rows.begin < rows.end && job.T > 0) {
-        if (inputs && inputs[j].q8.qs) {
-          ctx.kernels.gemm_q8(*job.w, rows, inputs[j].q8, job.T, job.y, job.ldy, panel);
-        } else if (inputs && inputs[j].bf16.data) {
-          ctx.kernels.gemm_bf16(*job.w, rows, inputs[j].bf16, job.T, job.y, job.ldy, panel);
-        } else {
-          ctx.kernels.gemm_f32(*job.w, rows, job.x, job.ldx, job.T, job.y, job.ldy, panel);
-        }
-      }
+      run_panels(j, begin, std::clamp<int64_t>((hi + cost - 1) / cost, 0, count), part);
       lo -= cost * count;
       hi -= cost * count;
     }
   };
+  const int64_t threads = ctx.pool.size(), least = kPieces * threads;
   if (work < kMinParallelWork) {
     run(0, 1);
+  } else if (n_jobs < least || work < kMinPiecesWork * least) {
+    ctx.pool.run([&](int thread) { run(thread, static_cast<int>(threads)); });
   } else {
-    ctx.pool.run([&](int thread) { run(thread, ctx.pool.size()); });
+    Piece* pieces = ctx.scratch.take<Piece>(n_jobs + least);
+    const int64_t n = cut_pieces(jobs, n_jobs, total_cost / least + 1, pieces);
+    ctx.pool.for_each_chunk(n, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t i = begin; i < end; ++i) run_panels(pieces[i].job, pieces[i].begin, pieces[i].end, thread);
+    });
   }
 }
 
@@ -264,7 +172,8 @@ void linear_f32(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t
   const LinearJob job = {&w, x, ldx, T, y, ldy};
   CHECK(w, "[{}, {}] without data", w.rows, w.cols);
   const ScratchScope scope(ctx.scratch);
-  run_jobs(ctx, &job, 1, nullptr);
+  const JobInput input{.x = x, .ldx = ldx};
+  run_jobs(ctx, &job, 1, &input);
 }
 
 // Threads share the tokens when there are several. One token alone is the caller's: its sum over the rows keeps its

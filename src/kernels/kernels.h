@@ -27,20 +27,24 @@ struct Q8Rest;
 // sums[i/16] holds the sum of sixteen qs, for formats with a minimum or an offset.
 // A row of K numbers takes K int8, K/32 floats and K/16 int16. Requires: K % 32 == 0.
 struct Q8Rows {
-  int8_t* qs = nullptr;          // [T, K]
-  float* d = nullptr;            // [T, K/32]
-  int16_t* sums = nullptr;       // [T, K/16]
-  int64_t cols = 0;              // K
-  const Q8Rest* rest = nullptr;  // what some blocks add
+  int8_t* qs = nullptr;     // [T, K]
+  float* d = nullptr;       // [T, K/32]
+  int16_t* sums = nullptr;  // [T, K/16]
+  int64_t cols = 0;         // K
+  // Token t is row index[t] of the memory; null: row t.
+  const int32_t* index = nullptr;
+  // What some blocks add, of token t (not of its row); null: nothing.
+  const Q8Rest* rest = nullptr;
 
-  int8_t* qs_row(int64_t t) const { return qs + t * cols; }
-  float* d_row(int64_t t) const { return d + t * (cols / 32); }
-  int16_t* sums_row(int64_t t) const { return sums + t * (cols / 16); }
+  int64_t row(int64_t t) const { return index != nullptr ? index[t] : t; }
+  int8_t* qs_row(int64_t t) const { return qs + row(t) * cols; }
+  float* d_row(int64_t t) const { return d + row(t) * (cols / 32); }
+  int16_t* sums_row(int64_t t) const { return sums + row(t) * (cols / 16); }
 };
 
 // Finer activations: x[i] ~ d qs[i] + d' qs'[i], the second what the first leaves, in those blocks where that is much.
 // One row of `blocks` (K = 32) for each pair (block, token) that has a second part. Tokens go in groups of kRestTokens
-// from row 0 on; in group g the pairs of block b are [begin(g, b, K/32), begin(g, b + 1, K/32)), ascending in token.
+// from token 0 on; in group g the pairs of block b are [begin(g, b, K/32), begin(g, b + 1, K/32)), ascending in token.
 inline constexpr int64_t kRestTokens = 48;
 struct Q8Rest {
   Q8Rows blocks;
@@ -60,6 +64,9 @@ struct Bf16Rows {
   uint16_t* group(int64_t t) const { return data + t * cols; }
   static int64_t numbers(int64_t T, int64_t K) { return (T + kBf16Group - 1) / kBf16Group * kBf16Group * K; }
 };
+
+// Scratch of int8 products, in rows of K floats: the activations of many tokens in another order.
+inline constexpr int64_t kScratchRows = 72;
 
 // A range [begin, end) of rows of a weight.
 struct RowRange {
@@ -152,8 +159,9 @@ struct KernelTable {
                    float* panel);
 
   // The same with int8 activations; each dot is exact in int32 within a block of 32, then float32 over blocks. The rest
-  // of x is a sum of its own over its blocks, added at the end. Requires: is_quantised(w.dtype).
-  void (*gemm_q8)(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel);
+  // of x is a sum of its own over its blocks, added at the end. `scratch` has kScratchRows * K floats.
+  // Requires: is_quantised(w.dtype).
+  void (*gemm_q8)(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* scratch);
 
   // The same with activations and weights in bfloat16: products are exact, sums are float32, in an order and with a
   // rounding of the level's own (numbers below 2^-126 may count as zero). Null where the level has no unit for it:

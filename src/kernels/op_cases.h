@@ -258,7 +258,7 @@ inline void OpRun::make_weight() {
     w_.scales = scales_.data();
     w_.scale_dtype = c_.scale_dtype;
   }
-  panel_ = std::make_shared<Guarded>(threads_ * kPanelRows * c_.cols, 0);
+  panel_ = std::make_shared<Guarded>(threads_ * kScratchRows * c_.cols, 0);
 }
 
 inline void OpRun::make_q8(Q8Memory* q) {
@@ -296,7 +296,7 @@ inline Guarded OpRun::output() {
 // ----------------------------------------------------------------------------------------------------------------- run
 
 inline void OpRun::run(const KernelTable& k, RowRange rows, int64_t t0, int64_t t1, Guarded& out, int thread) {
-  float* panel = panel_ ? panel_->data() + thread * kPanelRows * c_.cols : nullptr;
+  float* panel = panel_ ? panel_->data() + thread * kScratchRows * c_.cols : nullptr;
   const int64_t n = c_.cols;
   float* y = out.data();
   const float* a = other_.data() + (c_.misalign ? 1 : 0);

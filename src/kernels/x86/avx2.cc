@@ -37,6 +37,7 @@ namespace {
 #include "kernels/x86/bytes.h"
 #include "kernels/x86/vec256.h"
 #include "kernels/x86/formats.h"
+#include "kernels/x86/packed_q8.h"
 #include "kernels/x86/gemm_q8.h"
 #include "kernels/x86/gemm_f32.h"
 #include "kernels/x86/rows.h"
