@@ -5,6 +5,8 @@
 // (a second one only when there are many activations to quantise), and nothing is allocated once the scratch is warm.
 #include "kernels/context.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <new>
 
@@ -17,6 +19,10 @@ namespace {
 constexpr int64_t kAlignment = 64;  // bytes: a cache line, and the widest vector
 constexpr int64_t kFirstBlockBytes = 1 << 20;
 
+// Rows of activations lie kilobytes apart: in pages of 4 KB each of them would miss the address cache. Blocks that hold
+// some are in large pages.
+constexpr int64_t kLargePage = 2 << 20;
+
 int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
@@ -26,7 +32,7 @@ int64_t round_up(int64_t n, int64_t multiple) {
 // ------------------------------------------------------------------------------------------------------------- scratch
 
 void Scratch::Free::operator()(std::byte* p) const {
-  ::operator delete[](p, std::align_val_t(kAlignment));
+  ::operator delete[](p, alignment);
 }
 
 void* Scratch::take_bytes(int64_t bytes) {
@@ -39,8 +45,10 @@ void* Scratch::take_bytes(int64_t bytes) {
     return taken;
   }
   const int64_t size = std::max({bytes, kFirstBlockBytes, 2 * (blocks_.empty() ? 0 : blocks_.back().size_bytes)});
-  auto* data = static_cast<std::byte*>(::operator new[](static_cast<size_t>(size), std::align_val_t(kAlignment)));
-  blocks_.push_back({std::unique_ptr<std::byte[], Free>(data), size});
+  const auto alignment = std::align_val_t(size >= 2 * kLargePage ? kLargePage : kAlignment);
+  auto* data = static_cast<std::byte*>(::operator new[](static_cast<size_t>(size), alignment));
+  blocks_.push_back({std::unique_ptr<std::byte[], Free>(data, Free{alignment}), size});
+  if (size >= 2 * kLargePage) madvise(data, static_cast<size_t>(size), MADV_HUGEPAGE);  // no error where it cannot be
   used_ = bytes;
   return data;
 }

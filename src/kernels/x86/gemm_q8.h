@@ -8,9 +8,10 @@
 //
 //            K ->  kChunkBlocks blocks of 32
 //   rows   +--------+--------+-----     One or two groups of kLanes rows x one chunk are unpacked to tiles in the L1
-//   kLanes |  tiles |        |          cache (formats.h) and multiplied with every token of the tile, kTileTokens at a
-//          +--------+--------+          time; the sums of (row, token) wait in `sums` until the last chunk. One or two
-//                                       tokens alone: a unit is unpacked to registers and used at once.
+//   kLanes |  tiles |        |          cache (formats.h) while the first kTileTokens tokens are multiplied with them,
+//          +--------+--------+          then come the others, packed into one stream (packed_q8.h). The sums of
+//                                       (row, token) wait in `sums` until the last chunk. One or two tokens alone: a
+//                                       unit is unpacked to registers and used at once.
 //
 // Blocks of some tokens have a rest (Q8Rest): while the tiles of a chunk are there, each block is multiplied with its
 // list of rests too, four tokens at a time, into sums of their own.
@@ -21,7 +22,7 @@
 constexpr int kChunkBlocks = 16;  // 12 KB of tiles a row group at 16 lanes
 constexpr int kRowGroups =
     kLanes == 16 ? 2 : 1;  // of kLanes rows: two accumulators a (group, token), 32 or 16 registers
-constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile: unpacking is then 1/20 of the work
+constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile
 constexpr int64_t kTileBytes = 512 << 10;                 // int8 activations of a token tile: they stay in the L2 cache
 
 // sum[g][t] += tile g x a block of NT tokens (packed_q8.h). Every activation that is loaded serves G groups of rows,

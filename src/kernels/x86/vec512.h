@@ -373,6 +373,50 @@ KERNEL_INLINE void store_rounded(const Block32& x, float inverse, int8_t* qs, in
   sums[1] = static_cast<int16_t>(_mm_cvtsi128_si32(_mm256_extracti128_si256(total, 1)));
 }
 
+// Four blocks at once, what quantise_q8 does with each; nothing and false where one of them is none of the likely ones.
+constexpr int kBlocksAtOnce = 4;
+KERNEL_INLINE bool quantise_blocks(const float* x, int8_t* qs, float* d, int16_t* sums, uint32_t smallest,
+                                   uint32_t infinity) {
+  const Ints mask = set_i(0x7fffffff);
+  const Ints firsts = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);  // of each piece
+  Ints top[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    top[i] =
+        _mm512_max_epu32(_mm512_and_si512(load_i(x + 32 * i), mask), _mm512_and_si512(load_i(x + 32 * i + 16), mask));
+  }
+  // Piece i of four lanes: the largest of block i.
+  const Ints ab = _mm512_max_epu32(pieces<0x44>(top[0], top[1]), pieces<0xee>(top[0], top[1]));
+  const Ints cd = _mm512_max_epu32(pieces<0x44>(top[2], top[3]), pieces<0xee>(top[2], top[3]));
+  Ints all = _mm512_max_epu32(pieces<0x88>(ab, cd), pieces<0xdd>(ab, cd));
+  all = _mm512_max_epu32(all, lanes<0x4e>(all, all));
+  all = _mm512_max_epu32(all, lanes<0xb1>(all, all));
+  const Ints least = set_i(static_cast<int32_t>(smallest));
+  if (_mm512_cmplt_epu32_mask(sub_i(all, least), set_i(static_cast<int32_t>(infinity - smallest))) != 0xffff)
+    return false;
+  const Floats scale = div(as_floats(all), set(127.0f)), inverse = div(set(127.0f), as_floats(all));
+  _mm_storeu_ps(d, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, scale)));
+  const Floats factors[4] = {pieces<0x00>(inverse, inverse), pieces<0x55>(inverse, inverse),
+                             pieces<0xaa>(inverse, inverse), pieces<0xff>(inverse, inverse)};
+  Ints sixteens[2];  // each piece: the sum of sixteen numbers in all of its lanes
+#pragma GCC unroll 2
+  for (int pair = 0; pair < 2; ++pair) {
+    Ints n[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) n[i] = _mm512_cvtps_epi32(mul(load(x + 64 * pair + 16 * i), factors[2 * pair + i / 2]));
+    const Ints packed = _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));
+    const Ints q = _mm512_permutexvar_epi32(firsts, packed);
+    store_i(qs + 64 * pair, q);
+    Ints four = _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_set1_epi8(1), q), _mm512_set1_epi16(1));
+    four = add_i(four, lanes<0x4e>(four, four));
+    sixteens[pair] = add_i(four, lanes<0xb1>(four, four));
+  }
+  const Ints both = _mm512_mask_mov_epi32(sixteens[0], 0x2222, sixteens[1]);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums),
+                   _mm256_cvtepi32_epi16(_mm512_castsi512_si256(_mm512_permutexvar_epi32(firsts, both))));
+  return true;
+}
+
 // ---------------------------------------------------------------------------------------------------------------- rope
 
 // x = (a0 b0 a1 b1 ...), cos and sin of the eight pairs: (a cos - b sin, a sin + b cos).
