@@ -11,6 +11,8 @@
 namespace westlake {
 namespace {
 
+constexpr double kLog2e = 1.4426950408889634;
+
 struct Shape {
   int64_t heads, tokens, start;  // rows: tokens x heads, the first token sees start + 1 keys
   std::vector<int64_t> k_dims;
@@ -72,7 +74,7 @@ class Case {
     a.n_keys = shape_.start + 1 + first_row / shape_.heads;
     a.begin = begin;
     a.end = end;
-    a.scale = 1 / std::sqrt(static_cast<float>(k_dim_));
+    a.scale = static_cast<float>(kLog2e / std::sqrt(k_dim_));
     a.max = parts.max.data();
     a.sum = parts.sum.data();
     a.out = parts.out.data();

@@ -6,6 +6,7 @@
 namespace westlake {
 namespace {
 
+constexpr float kLog2e = 0x1.715476p+0f;
 constexpr int64_t kPieceKeys = 256;
 constexpr int64_t kTaskQueries = 64;  // query rows of a task, unless one token has more
 
@@ -17,8 +18,8 @@ struct Task {
 class Attention {
  public:
   Attention(Context& ctx, std::span<const AttentionSegment> segments, std::span<const Q8Group> groups, int64_t heads,
-            float scale, const float* q, float* out)
-      : ctx_(ctx), segments_(segments), groups_(groups), heads_(heads), scale_(scale), q_(q), out_(out) {
+            float scale, const Q8Queries& rows)
+      : ctx_(ctx), segments_(segments), groups_(groups), heads_(heads), scale_(scale * kLog2e), rows_(rows) {
     task_tokens_ = std::max<int64_t>(1, kTaskQueries / heads);
     queries_ = heads * std::min(task_tokens_, longest());
     for (const AttentionSegment& s : segments)
@@ -68,16 +69,22 @@ class Attention {
 
   Part part(float* memory) const { return {memory, memory + queries_, memory + 2 * queries_}; }
 
-  // Row (token, head 0 of the group) of q and of out, counted from the first row of all.
+  // Head 0 of the group of a token of a task.
   int64_t row(const Task& t, int64_t token) const {
-    const int64_t at = segments_[t.segment].first_row - segments_[0].first_row + t.token + token;
-    return (at * static_cast<int64_t>(groups_.size()) + t.group) * heads_;
+    return segments_[t.segment].first_row - segments_[0].first_row + t.token + token;
+  }
+  const float* q_of(const Task& t, int64_t token) const {
+    return rows_.q + row(t, token) * rows_.q_stride + t.group * heads_ * groups_[t.group].k_dim();
+  }
+  float* out_of(const Task& t, int64_t token) const {
+    return rows_.out + row(t, token) * rows_.out_stride + t.group * heads_ * v_dim();
   }
 
   int64_t scratch_bytes() const {
     AttendQ8Args a{groups_[0]};
     a.n_q = queries_;
-    return a.scratch_bytes() + queries_ * a.k_dim() * static_cast<int64_t>(sizeof(float)) + 64;
+    const int64_t bytes = a.scratch_bytes() + queries_ * a.k_dim() * static_cast<int64_t>(sizeof(float));
+    return (bytes + 127) / 64 * 64;  // every thread's begins a cache line
   }
 
   // Keys [begin, end) for the queries of a task.
@@ -86,13 +93,13 @@ class Attention {
     AttendQ8Args a{groups_[t.group]};
     a.n_q = t.tokens * heads_;
     a.heads = heads_;
-    a.q = q_ + row(t, 0) * a.k_dim();
-    a.q_stride = a.k_dim();
+    a.q = q_of(t, 0);
+    a.q_stride = heads_ == 1 ? rows_.q_stride : a.k_dim();
     a.scratch = scratch;
-    if (groups_.size() > 1 && t.tokens > 1) {  // the heads of a group are no neighbours over tokens
+    if (heads_ > 1 && t.tokens > 1 && rows_.q_stride != heads_ * a.k_dim()) {  // rows are not at one distance
       auto* packed = reinterpret_cast<float*>(scratch + (a.scratch_bytes() + 63) / 64 * 64);
       for (int64_t i = 0; i < t.tokens; ++i)
-        std::copy_n(q_ + row(t, i) * a.k_dim(), heads_ * a.k_dim(), packed + i * heads_ * a.k_dim());
+        std::copy_n(q_of(t, i), heads_ * a.k_dim(), packed + i * heads_ * a.k_dim());
       a.q = packed;
     }
     a.pages = kv.pages;
@@ -117,7 +124,7 @@ class Attention {
 
   void finish(const Task& t, const Part& p) const {
     for (int64_t i = 0; i < t.tokens; ++i) {
-      float* out = out_ + row(t, i) * v_dim();
+      float* out = out_of(t, i);
       for (int64_t h = 0; h < heads_; ++h) {
         const float scale = 1.0f / p.sum[i * heads_ + h];
         const float* from = p.out + (i * heads_ + h) * v_dim();
@@ -173,16 +180,15 @@ class Attention {
   std::span<const Q8Group> groups_;
   const int64_t heads_;
   const float scale_;
-  const float* q_;
-  float* out_;
+  const Q8Queries rows_;
   int64_t task_tokens_ = 1, queries_ = 0, tasks_ = 0;
 };
 
 }  // namespace
 
 void attend_q8(Context& ctx, std::span<const AttentionSegment> segments, std::span<const Q8Group> groups, int64_t heads,
-               float scale, const float* q, float* out) {
-  Attention(ctx, segments, groups, heads, scale, q, out).run();
+               float scale, const Q8Queries& rows) {
+  Attention(ctx, segments, groups, heads, scale, rows).run();
 }
 
 }  // namespace westlake
