@@ -27,22 +27,24 @@ class Expansion {
   int64_t block_floats() const { return kKvBlock * (row_bytes() / 4 + kParts); }  // of one head
   static int64_t blocks(const AttentionSegment& s) { return (s.start + s.T + kKvBlock - 1) / kKvBlock; }
 
-  // Heads [h0, h0 + n): up-projections to int8, packed; a task is sixteen rows of one of them.
+  // Heads [h0, h0 + n): up-projections to int8, packed.
   void pack(int64_t h0, int64_t n) {
     packed_ = ctx_.scratch.take<std::byte>(n * (nope() + v()) * lora());
     scales_ = ctx_.scratch.take<float>(n * (nope() + v()));
-    const int64_t tasks = (nope() + v()) / kPackRows;
-    // Split files hold W_UK transposed: its sixteen rows are columns of lora rows of numbers.
-    const int64_t floats = kPackRows * lora() + (p_.kv_b_proj ? 0 : nope());
-    float* rows = ctx_.scratch.take<float>(ctx_.pool.size() * floats);
+    // Of a thread: W_UK_h or W_UV_h as numbers, and in int8 sixteen rows of it; beside them what is to be turned.
+    const int64_t floats = std::max(nope(), v()) * lora() + kPackRows * nope();
+    float* numbers = ctx_.scratch.take<float>(ctx_.pool.size() * floats);
     int8_t* qs = ctx_.scratch.take<int8_t>(ctx_.pool.size() * kPackRows * lora());
     const OpTimer timer(ctx_.profile, "pack");
-    ctx_.pool.for_range(n * tasks, 1, [&](int64_t begin, int64_t end, int thread) {
-      float* w = rows + thread * floats;
+    ctx_.pool.for_range(2 * n, 1, [&](int64_t begin, int64_t end, int thread) {
+      float* w = numbers + thread * floats;
       for (int64_t i = begin; i < end; ++i) {
-        read_rows(h0 + i / tasks, i % tasks * kPackRows, w);
-        ctx_.kernels.pack_q8(w, lora(), lora(), packed_ + i * kPackRows * lora(), scales_ + i * kPackRows,
-                             qs + thread * kPackRows * lora());
+        const bool keys = i % 2 == 0;
+        read_head(h0 + i / 2, keys, w);
+        const int64_t first = i / 2 * (nope() + v()) + (keys ? 0 : nope());
+        for (int64_t row = 0; row < (keys ? nope() : v()); row += kPackRows)
+          ctx_.kernels.pack_q8(w + row * lora(), lora(), lora(), packed_ + (first + row) * lora(),
+                               scales_ + first + row, qs + thread * kPackRows * lora());
       }
     });
   }
@@ -60,18 +62,22 @@ class Expansion {
   }
 
  private:
-  // Sixteen rows of [W_UK_h; W_UV_h] from row `first` on: [16, lora], then memory for a row of numbers.
-  void read_rows(int64_t h, int64_t first, float* w) const {
-    if (p_.kv_b_proj || first >= nope()) {
+  // W_UK_h [nope, lora] or W_UV_h [v, lora], then memory for sixteen rows of nope.
+  void read_head(int64_t h, bool keys, float* w) const {
+    if (p_.kv_b_proj || !keys) {
       const Mat& m = p_.kv_b_proj ? p_.kv_b_proj : p_.v_b_proj;
-      const int64_t row = p_.kv_b_proj ? h * (nope() + v()) + first : h * v() + first - nope();
-      for (int64_t j = 0; j < kPackRows; ++j) ctx_.kernels.dequantise(m, row + j, w + j * lora());
+      const int64_t first = p_.kv_b_proj ? h * (nope() + v()) + (keys ? 0 : nope()) : h * v();
+      for (int64_t j = 0; j < (keys ? nope() : v()); ++j) ctx_.kernels.dequantise(m, first + j, w + j * lora());
       return;
     }
-    float* numbers = w + kPackRows * lora();
-    for (int64_t k = 0; k < lora(); ++k) {
-      ctx_.kernels.dequantise(p_.k_b_proj, h * lora() + k, numbers);
-      for (int64_t j = 0; j < kPackRows; ++j) w[j * lora() + k] = numbers[first + j];
+    // Split files hold W_UK turned, [lora, nope]: sixteen rows of it make a cache line of each row here.
+    float* rows = w + std::max(nope(), v()) * lora();
+    for (int64_t k = 0; k < lora(); k += kPackRows) {
+      for (int64_t i = 0; i < kPackRows; ++i)
+        ctx_.kernels.dequantise(p_.k_b_proj, h * lora() + k + i, rows + i * nope());
+      for (int64_t j = 0; j < nope(); ++j) {
+        for (int64_t i = 0; i < kPackRows; ++i) w[j * lora() + k + i] = rows[i * nope() + j];
+      }
     }
   }
 
