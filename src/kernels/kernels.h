@@ -109,8 +109,8 @@ struct AttendQ8Args : Q8Group {
 
   int64_t keys_of(int64_t i) const { return n_keys + i / heads; }
   int64_t scratch_bytes() const {
-    const int64_t rows = (n_q + 15) / 16 * 16;  // whole registers of any level
-    return rows * (k_dim() + 6 * kKvBlock + 28) + kKvBlock * (v_dim + 8) + 16 * 64;
+    const int64_t rows = (n_q + 15) / 16 * 16;  // whole registers of any level; weights of 256 keys and their halves
+    return (rows + 16) * k_dim() + rows * (6 * 256 + 4 * 10) + 256 * 64 + 8 * kKvBlock + 16 * 64;
   }
 };
 

@@ -47,57 +47,92 @@ inline void pack_lanes(const int8_t* rows, int64_t K, std::byte* out) {
   }
 }
 
-// What the sums of n keys over K bytes begin with.
-inline void key_offsets(const int8_t* keys, int64_t stride, int64_t n, int64_t K, int32_t* out) {
-  if constexpr (kWideOffset == 0) {
-    std::memset(out, 0, static_cast<size_t>(n) * sizeof *out);
-  } else {
-    const Ints ones = set_i(0x01010101);
-    for (int64_t i = 0; i < n; ++i) {
-      Ints total = zero_i();
-      for (int64_t k = 0; k < K; k += 4 * kLanes) total = dot4_vectors(total, ones, load_i(keys + i * stride + k));
-      out[i] = -kWideOffset * sum(total);
+// What the sums of kKvBlock keys over K bytes begin with.
+inline void key_offsets([[maybe_unused]] const int8_t* keys, [[maybe_unused]] int64_t stride,
+                        [[maybe_unused]] int64_t K, int32_t* out) {
+#if WESTLAKE_VNNI
+  const Ints ones = set_i(0x01010101);
+  for (int64_t i = 0; i < kKvBlock; i += 16) {
+    Ints sums[16];  // in the order that sum_sixteen turns back
+#pragma GCC unroll 16
+    for (Ints& each : sums) each = zero_i();
+    for (int64_t k = 0; k < K; k += 4 * kLanes) {
+#pragma GCC unroll 16
+      for (int j = 0; j < 16; ++j)
+        sums[j] = dot4_vectors(sums[j], ones, load_i(keys + (i + 4 * (j % 4) + j / 4) * stride + k));
+    }
+    store_i(out + i, sub_i(zero_i(), shift_left(sum_sixteen(sums), 7)));
+  }
+  static_assert(kWideOffset == 1 << 7);
+#else
+  static_assert(kWideOffset == 0);
+  std::memset(out, 0, kKvBlock * sizeof *out);
+#endif
+}
+
+// A tile: NQ registers of packed rows, `groups` bytes apart, and kTileSums / NQ keys.
+constexpr int kTileSums = kLanes == 16 ? 16 : 8;
+template <int NQ>
+constexpr int kTileKeys = kTileSums / NQ;
+
+template <int NQ>
+KERNEL_INLINE void dot_tile(const std::byte* packed, int64_t groups, int64_t K, const int8_t* keys, int64_t stride,
+                            const int32_t* offsets, Ints (&sums)[kTileSums]) {
+  constexpr int kKeys = kTileKeys<NQ>;
+#pragma GCC unroll 16
+  for (int i = 0; i < kTileSums; ++i) sums[i] = set_i(offsets[i / NQ]);
+  for (int64_t k = 0; k < K; k += 4) {
+    Ints q[NQ];
+#pragma GCC unroll 4
+    for (int i = 0; i < NQ; ++i) q[i] = load_i(packed + i * groups + k * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kKeys; ++r) {
+      const Ints key = broadcast_4(keys + r * stride + k);
+#pragma GCC unroll 4
+      for (int i = 0; i < NQ; ++i) sums[r * NQ + i] = dot4_both(sums[r * NQ + i], q[i], key);
     }
   }
 }
 
-// A tile: NQ registers of packed rows, `groups` bytes apart, and kTileSums / NQ keys. One register alone is given two
-// chains a key instead of more keys, whose addresses would not fit the registers.
-constexpr int kTileSums = kLanes == 16 ? 16 : 8;
-template <int NQ>
-constexpr int kTileKeys = NQ == 1 ? 8 : kTileSums / NQ;
+// For few rows the lanes are filled with four dims of kFewRows of them:
+//   packed: [rows / kFewRows][K / 16][kFewRows][16 bytes]      lane 4 r + c: bytes [4 c, 4 c + 4) of sixteen of row r
+// A key is given sixteen bytes at a time, a quarter of the loads; in the end four lanes are added, so that lane 4 r + c
+// of sum j, i is key 4 j + c with row r of register i.
+constexpr int kFewRows = kLanes / 4;
+
+inline void pack_few(const int8_t* rows, int64_t K, std::byte* out) {
+  for (int64_t k = 0; k < K; k += 16) {
+    alignas(64) int8_t line[4 * kLanes];
+    for (int r = 0; r < kFewRows; ++r) std::memcpy(line + 16 * r, rows + r * K + k, 16);
+    store_i(out + k * kFewRows, wide(load_i(line)));
+  }
+}
 
 template <int NQ>
-KERNEL_INLINE void dot_tile(const std::byte* packed, int64_t groups, int64_t K, const int8_t* keys, int64_t stride,
-                            const int32_t* offsets, Ints (&sums)[NQ * kTileKeys<NQ>]) {
-  constexpr int kKeys = kTileKeys<NQ>, kChains = kTileSums / (NQ * kKeys);
-  Ints all[kChains][NQ * kKeys];
+KERNEL_INLINE void dot_tile_few(const std::byte* packed, int64_t groups, int64_t K, const int8_t* keys, int64_t stride,
+                                const int32_t* offsets, Ints (&sums)[kTileSums / 4]) {
+  constexpr int kKeys = kTileKeys<NQ>;
+  Ints all[kTileSums];  // [kKeys][NQ]
 #pragma GCC unroll 16
-  for (int i = 0; i < NQ * kKeys; ++i) {
-    all[0][i] = set_i(offsets[i / NQ]);
-    if constexpr (kChains == 2) all[1][i] = zero_i();
-  }
-  const int8_t* row[kKeys];
-#pragma GCC unroll 16
-  for (int r = 0; r < kKeys; ++r) row[r] = keys + r * stride;
-  for (int64_t k = 0; k < K; k += 4 * kChains) {
-#pragma GCC unroll 2
-    for (int c = 0; c < kChains; ++c) {
-      Ints q[NQ];
+  for (int i = 0; i < kTileSums; ++i) all[i] = zero_i();
+  for (int64_t k = 0; k < K; k += 16) {
+    Ints q[NQ];
 #pragma GCC unroll 4
-      for (int i = 0; i < NQ; ++i) q[i] = load_i(packed + i * groups + (k + 4 * c) * kLanes);
+    for (int i = 0; i < NQ; ++i) q[i] = load_i(packed + i * groups + k * kFewRows);
 #pragma GCC unroll 16
-      for (int r = 0; r < kKeys; ++r) {
-        if constexpr (NQ == 1) {
-          all[c][r] = dot4_four(all[c][r], q[0], row[r] + k + 4 * c);
-        } else {
-          const Ints key = broadcast_4(row[r] + k + 4 * c);
+    for (int r = 0; r < kKeys; ++r) {
+      const Ints key = broadcast_16(keys + r * stride + k);
 #pragma GCC unroll 4
-          for (int i = 0; i < NQ; ++i) all[c][r * NQ + i] = dot4_both(all[c][r * NQ + i], q[i], key);
-        }
-      }
+      for (int i = 0; i < NQ; ++i) all[r * NQ + i] = dot4_both(all[r * NQ + i], q[i], key);
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < NQ * kKeys; ++i) sums[i] = kChains == 2 ? add_i(all[0][i], all[kChains - 1][i]) : all[0][i];
+#pragma GCC unroll 4
+  for (int j = 0; j < kKeys / 4; ++j) {
+    const Ints offset = broadcast_16(static_cast<const void*>(offsets + 4 * j));
+#pragma GCC unroll 4
+    for (int i = 0; i < NQ; ++i) {
+      const Ints* v = all + 4 * j * NQ + i;
+      sums[j * NQ + i] = add_i(offset, sum_fours(v[0], v[NQ], v[2 * NQ], v[3 * NQ]));
+    }
+  }
 }

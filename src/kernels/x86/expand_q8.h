@@ -15,12 +15,12 @@ inline void expand_q8(const ExpandQ8Args& a) {
   constexpr int kKeys = kTileKeys<kRegisters>;
   auto* offsets = reinterpret_cast<int32_t*>(a.scratch);
   float* y = a.scratch + kKvBlock;  // [T, N] of a part
-  key_offsets(a.x, a.x_stride, kKvBlock, a.K, offsets);
+  key_offsets(a.x, a.x_stride, a.K, offsets);
   int64_t first = 0;
   for (const ExpandQ8Args::Part& part : a.parts) {
     for (int64_t n = 0; n < part.N; n += kRegisters * kLanes) {
       for (int64_t i = 0; i < a.T; i += kKeys) {
-        Ints dots[kRegisters * kKeys];
+        Ints dots[kTileSums];
         dot_tile<kRegisters>(a.w + (first + n) * a.K, kLanes * a.K, a.K, a.x + i * a.x_stride, a.x_stride, offsets + i,
                              dots);
 #pragma GCC unroll 4

@@ -229,6 +229,44 @@ KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out)
   store_i(out + 64, _mm256_unpacklo_epi16(ab1, cd1));
   store_i(out + 96, _mm256_unpackhi_epi16(ab1, cd1));
 }
+// Sixteen bytes, for every four lanes the same.
+KERNEL_INLINE Ints broadcast_16(const void* p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+KERNEL_INLINE Floats broadcast_16(const float* p) {
+  return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+}
+// Lane 4 r + c of the result: the sum of lanes [4 r, 4 r + 4) of v[c].
+KERNEL_INLINE Ints sum_fours(Ints a, Ints b, Ints c, Ints d) {
+  return _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+}
+// p[r] in lanes [4 r, 4 r + 4), and back from the first of them.
+KERNEL_INLINE Floats load_fours(const float* p) {
+  return _mm256_set_m128(_mm_set1_ps(p[1]), _mm_set1_ps(p[0]));
+}
+KERNEL_INLINE void store_fours(float* p, Floats v) {
+  p[0] = _mm256_cvtss_f32(v);
+  p[1] = _mm_cvtss_f32(_mm256_extractf128_ps(v, 1));
+}
+// Of each four lanes (a, b, c, d): (b, a, d, c), and (c, d, a, b).
+KERNEL_INLINE Floats swap_ones(Floats v) {
+  return _mm256_permute_ps(v, 0xb1);
+}
+KERNEL_INLINE Floats swap_twos(Floats v) {
+  return _mm256_permute_ps(v, 0x4e);
+}
+// The upper and the lower seven bits of every lane, a byte each. Requires: lanes below 2^14.
+KERNEL_INLINE void store_halves(Ints n, uint8_t* high, uint8_t* low) {
+  const Ints bytes = _mm256_set1_epi64x(0x0c080400), upper = _mm256_srli_epi32(n, 7);
+  const auto store_bytes = [](Ints v, Ints order, uint8_t* to) {
+    const Ints four = _mm256_shuffle_epi8(v, order);
+    const int32_t a = _mm256_extract_epi32(four, 0), b = _mm256_extract_epi32(four, 4);
+    std::memcpy(to, &a, 4);
+    std::memcpy(to + 4, &b, 4);
+  };
+  store_bytes(upper, bytes, high);
+  store_bytes(_mm256_and_si256(n, set_i(127)), bytes, low);
+}
 // sums += the four products of bytes in each lane: u 0..127, s signed.
 KERNEL_INLINE Ints dot4_vectors(Ints sums, Ints u, Ints s) {
   return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));

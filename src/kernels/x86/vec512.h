@@ -291,6 +291,40 @@ KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out)
   store_i(out + 128, _mm512_unpacklo_epi16(ab1, cd1));
   store_i(out + 192, _mm512_unpackhi_epi16(ab1, cd1));
 }
+// Sixteen bytes, for every four lanes the same.
+KERNEL_INLINE Ints broadcast_16(const void* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+KERNEL_INLINE Floats broadcast_16(const float* p) {
+  return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+}
+// Lane 4 r + c of the result: the sum of lanes [4 r, 4 r + 4) of v[c].
+KERNEL_INLINE Ints sum_fours(Ints a, Ints b, Ints c, Ints d) {
+  const Ints x = add_i(lanes<0x88>(a, b), lanes<0xdd>(a, b)), y = add_i(lanes<0x88>(c, d), lanes<0xdd>(c, d));
+  return add_i(lanes<0x88>(x, y), lanes<0xdd>(x, y));
+}
+// p[r] in lanes [4 r, 4 r + 4), and back from the first of them.
+KERNEL_INLINE Floats load_fours(const float* p) {
+  const Ints each = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+  return _mm512_permutexvar_ps(each, _mm512_castps128_ps512(_mm_loadu_ps(p)));
+}
+KERNEL_INLINE void store_fours(float* p, Floats v) {
+  const Ints firsts = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  _mm_storeu_ps(p, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, v)));
+}
+// Of each four lanes (a, b, c, d): (b, a, d, c), and (c, d, a, b).
+KERNEL_INLINE Floats swap_ones(Floats v) {
+  return _mm512_permute_ps(v, 0xb1);
+}
+KERNEL_INLINE Floats swap_twos(Floats v) {
+  return _mm512_permute_ps(v, 0x4e);
+}
+// The upper and the lower seven bits of every lane, a byte each. Requires: lanes below 2^14.
+KERNEL_INLINE void store_halves(Ints n, uint8_t* high, uint8_t* low) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srli_epi32(n, 7)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(_mm512_and_si512(n, set_i(127))));
+}
+
 #if WESTLAKE_VNNI
 // In assembly, because GCC 12 copies the sums to another register and back around the intrinsic, in kernels with many
 // of them every time (a third slower).
