@@ -132,6 +132,7 @@ struct Q8Block {
   const int8_t* rows;
   const float* scales;
   int64_t keys;
+  const int8_t* next;  // the rows of the block behind it, or these again
 };
 
 // Scores of NQ registers of rows, the first of them row i, with the keys of a block (a few more, up to a tile).
@@ -148,7 +149,8 @@ inline void score_tile_rows(const AttendQ8Args& a, const Q8Scratch& s, const Q8B
       if constexpr (Lanes::kKeys == 1) {
         dot_tile<NQ>(q, Lanes::kRows * a.k_dim(), a.k_dims[p], keys, a.row_bytes, offset, dots);
       } else {
-        dot_tile_few<NQ>(q, Lanes::kRows * a.k_dim(), a.k_dims[p], keys, a.row_bytes, offset, dots);
+        const int8_t* ahead = k + kKeys < kKvBlock ? keys + kKeys * a.row_bytes : block.next + a.k_offset + at;
+        dot_tile_few<NQ>(q, Lanes::kRows * a.k_dim(), a.k_dims[p], keys, a.row_bytes, ahead, offset, dots);
       }
       const float* k_scale = block.scales + a.k_scale[p] * kKvBlock + k;
 #pragma GCC unroll 4
@@ -355,16 +357,20 @@ inline void attend_q8_in(const AttendQ8Args& a) {
     return keys < a.end ? keys : a.end;
   };
   const int64_t end = seen_by(a.n_q - 1);  // pages go no further
+  const auto page_of = [&](int64_t key) {
+    return reinterpret_cast<const int8_t*>(a.pages[key / a.page_tokens] + a.layer_offset + a.page_offset);
+  };
   for (int64_t piece = a.begin; piece < end; piece += kPiece) {
     int64_t first = 0;  // rows before it see nothing of this piece
     while (seen_by(first + Lanes::kRows - 1) <= piece) first += Lanes::kRows;
     Q8Block blocks[kPieceBlocks];
     int n_blocks = 0;
     for (int64_t b = piece; b < end && b < piece + kPiece; b += kKvBlock) {
-      const auto* page = reinterpret_cast<const int8_t*>(a.pages[b / a.page_tokens] + a.layer_offset + a.page_offset);
+      const auto* page = page_of(b);
+      const int64_t next = b + kKvBlock < end ? b + kKvBlock : b;
       blocks[n_blocks] = {page + b % a.page_tokens * a.row_bytes,
                           reinterpret_cast<const float*>(page + a.page_tokens * a.row_bytes),
-                          end - b < kKvBlock ? end - b : kKvBlock};
+                          end - b < kKvBlock ? end - b : kKvBlock, page_of(next) + next % a.page_tokens * a.row_bytes};
       score_block<Lanes>(a, s, blocks[n_blocks], first, s.scores + n_blocks * kKvBlock * s.rows);
       ++n_blocks;
     }

@@ -108,22 +108,28 @@ inline void pack_few(const int8_t* rows, int64_t K, std::byte* out) {
   }
 }
 
+// ahead: keys that come next, at the same stride: asked for while these are multiplied, a line a step.
 template <int NQ>
 KERNEL_INLINE void dot_tile_few(const std::byte* packed, int64_t groups, int64_t K, const int8_t* keys, int64_t stride,
-                                const int32_t* offsets, Ints (&sums)[kTileSums / 4]) {
+                                const int8_t* ahead, const int32_t* offsets, Ints (&sums)[kTileSums / 4]) {
   constexpr int kKeys = kTileKeys<NQ>;
   Ints all[kTileSums];  // [kKeys][NQ]
 #pragma GCC unroll 16
   for (int i = 0; i < kTileSums; ++i) all[i] = zero_i();
-  for (int64_t k = 0; k < K; k += 16) {
-    Ints q[NQ];
+  for (int64_t line = 0; line < K; line += 64) {
 #pragma GCC unroll 4
-    for (int i = 0; i < NQ; ++i) q[i] = load_i(packed + i * groups + k * kFewRows);
+    for (int part = 0; part < 4; ++part) {
+      const int64_t k = line + 16 * part;
+      Ints q[NQ];
+#pragma GCC unroll 4
+      for (int i = 0; i < NQ; ++i) q[i] = load_i(packed + i * groups + k * kFewRows);
 #pragma GCC unroll 16
-    for (int r = 0; r < kKeys; ++r) {
-      const Ints key = broadcast_16(keys + r * stride + k);
+      for (int r = 0; r < kKeys; ++r) {
+        if (r % 4 == part) prefetch(reinterpret_cast<const std::byte*>(ahead + r * stride + line));
+        const Ints key = broadcast_16(keys + r * stride + k);
 #pragma GCC unroll 4
-      for (int i = 0; i < NQ; ++i) all[r * NQ + i] = dot4_both(all[r * NQ + i], q[i], key);
+        for (int i = 0; i < NQ; ++i) all[r * NQ + i] = dot4_both(all[r * NQ + i], q[i], key);
+      }
     }
   }
 #pragma GCC unroll 4
