@@ -242,7 +242,9 @@ inline void weigh(const AttendQ8Args& a, const Q8Scratch& s, const Q8Block* bloc
     if constexpr (Lanes::kKeys == 4) {
       for (int64_t t = 0; t < kSteps; ++t) {
         const int64_t to = at + t * Lanes::kRows * 4;
-        store_halves(rounded(mul(load(w + t * next), steps)), s.high + to, s.low + to);
+        const Ints n = rounded(mul(load(w + t * next), steps));
+        store_bytes(shift_right(n, 7), s.high + to);
+        store_bytes(bitand_i(n, set_i(127)), s.low + to);
       }
     } else {
       const Ints bytes = set_i(0x007f007f), upper = set_i(0x7f007f00);

@@ -12,29 +12,26 @@
 
 // As ref.
 inline float quantise_row(const float* x, int64_t n, int8_t* qs) {
-  const int64_t whole = n / 32 * 32;
-  uint32_t bits = 0;  // of the largest magnitude; NaN last
-  for (int64_t i = 0; i < whole; i += 32) {
-    const uint32_t b = largest_magnitude_bits(load_block(x + i));
-    bits = b > bits ? b : bits;
+  constexpr int32_t kInfinity = 0x7f800000, kSmallest = 0x0d800000;  // the bits of infinity and of 2^-100
+  const int64_t whole = n / (2 * kLanes) * (2 * kLanes);
+  Ints tops[2] = {zero_i(), zero_i()};
+  for (int64_t i = 0; i < whole; i += 2 * kLanes) {
+    tops[0] = max_i(tops[0], magnitude_bits(load(x + i)));
+    tops[1] = max_i(tops[1], magnitude_bits(load(x + i + kLanes)));
   }
+  int32_t bits = largest(max_i(tops[0], tops[1]));
   for (int64_t i = whole; i < n; ++i) {
-    uint32_t b;
-    std::memcpy(&b, x + i, 4);
-    b &= 0x7fffffff;
+    const int32_t b = __builtin_bit_cast(int32_t, x[i]) & 0x7fffffff;
     bits = b > bits ? b : bits;
   }
-  float largest_value;
-  std::memcpy(&largest_value, &bits, 4);
-  if (bits >= 0x7f800000 || largest_value < 0x1p-100f) {
+  if (bits >= kInfinity || bits < kSmallest) {
     std::memset(qs, 0, static_cast<size_t>(n));
-    return bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
+    return bits >= kInfinity ? __builtin_nanf("") : 0.0f;
   }
-  const float inverse = 127.0f / largest_value;
-  int16_t sums[2];
-  for (int64_t i = 0; i < whole; i += 32) store_rounded(load_block(x + i), inverse, qs + i, sums);
+  const float top = __builtin_bit_cast(float, bits), inverse = 127.0f / top;
+  for (int64_t i = 0; i < whole; i += kLanes) store_bytes(rounded(mul(load(x + i), set(inverse))), qs + i);
   for (int64_t i = whole; i < n; ++i) qs[i] = static_cast<int8_t>(__builtin_nearbyintf(x[i] * inverse));
-  return largest_value / 127.0f;
+  return top / 127.0f;
 }
 
 // Rows [0, kLanes) of K bytes, K a multiple of 16, side by side.

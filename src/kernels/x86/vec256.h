@@ -229,6 +229,24 @@ KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out)
   store_i(out + 64, _mm256_unpacklo_epi16(ab1, cd1));
   store_i(out + 96, _mm256_unpackhi_epi16(ab1, cd1));
 }
+// The bits of |x|: as integers they are in the order of the magnitudes, infinities and NaN last.
+KERNEL_INLINE Ints magnitude_bits(Floats x) {
+  return _mm256_and_si256(_mm256_castps_si256(x), set_i(0x7fffffff));
+}
+KERNEL_INLINE Ints max_i(Ints a, Ints b) {
+  return _mm256_max_epi32(a, b);
+}
+KERNEL_INLINE int32_t largest(Ints a) {
+  __m128i q = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
+// The lowest byte of every lane.
+KERNEL_INLINE void store_bytes(Ints a, void* p) {
+  const Ints lowest = _mm256_shuffle_epi8(a, _mm256_set1_epi64x(0x0c080400));
+  const int32_t x[2] = {_mm256_extract_epi32(lowest, 0), _mm256_extract_epi32(lowest, 4)};
+  std::memcpy(p, x, 8);
+}
 // Sixteen bytes, for every four lanes the same.
 KERNEL_INLINE Ints broadcast_16(const void* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
@@ -254,18 +272,6 @@ KERNEL_INLINE Floats swap_ones(Floats v) {
 }
 KERNEL_INLINE Floats swap_twos(Floats v) {
   return _mm256_permute_ps(v, 0x4e);
-}
-// The upper and the lower seven bits of every lane, a byte each. Requires: lanes below 2^14.
-KERNEL_INLINE void store_halves(Ints n, uint8_t* high, uint8_t* low) {
-  const Ints bytes = _mm256_set1_epi64x(0x0c080400), upper = _mm256_srli_epi32(n, 7);
-  const auto store_bytes = [](Ints v, Ints order, uint8_t* to) {
-    const Ints four = _mm256_shuffle_epi8(v, order);
-    const int32_t a = _mm256_extract_epi32(four, 0), b = _mm256_extract_epi32(four, 4);
-    std::memcpy(to, &a, 4);
-    std::memcpy(to + 4, &b, 4);
-  };
-  store_bytes(upper, bytes, high);
-  store_bytes(_mm256_and_si256(n, set_i(127)), bytes, low);
 }
 // sums += the four products of bytes in each lane: u 0..127, s signed.
 KERNEL_INLINE Ints dot4_vectors(Ints sums, Ints u, Ints s) {

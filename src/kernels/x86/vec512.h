@@ -291,6 +291,20 @@ KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out)
   store_i(out + 128, _mm512_unpacklo_epi16(ab1, cd1));
   store_i(out + 192, _mm512_unpackhi_epi16(ab1, cd1));
 }
+// The bits of |x|: as integers they are in the order of the magnitudes, infinities and NaN last.
+KERNEL_INLINE Ints magnitude_bits(Floats x) {
+  return _mm512_and_si512(_mm512_castps_si512(x), set_i(0x7fffffff));
+}
+KERNEL_INLINE Ints max_i(Ints a, Ints b) {
+  return _mm512_max_epi32(a, b);
+}
+KERNEL_INLINE int32_t largest(Ints a) {
+  return _mm512_reduce_max_epi32(a);
+}
+// The lowest byte of every lane.
+KERNEL_INLINE void store_bytes(Ints a, void* p) {
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
+}
 // Sixteen bytes, for every four lanes the same.
 KERNEL_INLINE Ints broadcast_16(const void* p) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
@@ -319,12 +333,6 @@ KERNEL_INLINE Floats swap_ones(Floats v) {
 KERNEL_INLINE Floats swap_twos(Floats v) {
   return _mm512_permute_ps(v, 0x4e);
 }
-// The upper and the lower seven bits of every lane, a byte each. Requires: lanes below 2^14.
-KERNEL_INLINE void store_halves(Ints n, uint8_t* high, uint8_t* low) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srli_epi32(n, 7)));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(_mm512_and_si512(n, set_i(127))));
-}
-
 #if WESTLAKE_VNNI
 // In assembly, because GCC 12 copies the sums to another register and back around the intrinsic, in kernels with many
 // of them every time (a third slower).
