@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 namespace westlake {
 namespace {
@@ -27,9 +28,8 @@ class Attention {
   }
 
   void run() {
-    const int64_t pieces = (max_keys(segments_) + kPieceKeys - 1) / kPieceKeys;
-    if (pieces > 1 && ctx_.pool.size() > 1 && tasks_ < 2 * ctx_.pool.size()) {
-      split(pieces);
+    if (max_keys(segments_) > kPieceKeys && ctx_.pool.size() > 1 && tasks_ < 2 * ctx_.pool.size()) {
+      split();
     } else {
       whole();
     }
@@ -116,21 +116,16 @@ class Attention {
     ctx_.kernels.attend_q8(a);
   }
 
-  void merge(const Task& t, const Part& later, const Part& to) const {
-    for (int64_t i = 0; i < t.tokens * heads_; ++i)
-      ctx_.kernels.attend_q8_merge({later.max + i, later.sum + i, later.out + i * v_dim()},
-                                   {to.max + i, to.sum + i, to.out + i * v_dim()}, v_dim());
+  void merge(const Part& later, const Part& to, int64_t row) const {
+    ctx_.kernels.attend_q8_merge({later.max + row, later.sum + row, later.out + row * v_dim()},
+                                 {to.max + row, to.sum + row, to.out + row * v_dim()}, v_dim());
   }
 
-  void finish(const Task& t, const Part& p) const {
-    for (int64_t i = 0; i < t.tokens; ++i) {
-      float* out = out_of(t, i);
-      for (int64_t h = 0; h < heads_; ++h) {
-        const float scale = 1.0f / p.sum[i * heads_ + h];
-        const float* from = p.out + (i * heads_ + h) * v_dim();
-        for (int64_t d = 0; d < v_dim(); ++d) out[h * v_dim() + d] = from[d] * scale;
-      }
-    }
+  void finish(const Task& t, const Part& p, int64_t row) const {
+    float* out = out_of(t, row / heads_) + row % heads_ * v_dim();
+    const float scale = 1.0f / p.sum[row];
+    const float* from = p.out + row * v_dim();
+    for (int64_t d = 0; d < v_dim(); ++d) out[d] = from[d] * scale;
   }
 
   // A task walks all its keys.
@@ -144,33 +139,42 @@ class Attention {
         const Task t = task(tasks_ - 1 - i);  // the longest first
         for (int64_t begin = 0; begin < keys_of(t); begin += kPieceKeys) {
           attend(t, begin, begin + kPieceKeys, begin == 0 ? sum : piece, scratch + thread * scratch_bytes());
-          if (begin > 0) merge(t, piece, sum);
+          for (int64_t row = 0; begin > 0 && row < t.tokens * heads_; ++row) merge(piece, sum, row);
         }
-        finish(t, sum);
+        for (int64_t row = 0; row < t.tokens * heads_; ++row) finish(t, sum, row);
       }
     });
   }
 
-  // Every piece is a task of its own.
-  void split(int64_t pieces) {
+  // The pieces go to the threads in runs of neighbours, so that a thread knows which keys come next.
+  void split() {
     const ScratchScope scope(ctx_.scratch);
-    float* parts = ctx_.scratch.take<float>(tasks_ * pieces * part_floats());
+    int64_t pieces = 0;
+    std::vector<int64_t> first(static_cast<size_t>(tasks_) + 1);  // piece of a task
+    for (int64_t i = 0; i < tasks_; ++i) {
+      pieces += (keys_of(task(i)) + kPieceKeys - 1) / kPieceKeys;
+      first[static_cast<size_t>(i) + 1] = pieces;
+    }
+    float* parts = ctx_.scratch.take<float>(pieces * part_floats());
     std::byte* scratch = ctx_.scratch.take<std::byte>(ctx_.pool.size() * scratch_bytes());
-    ctx_.pool.for_each_chunk(tasks_ * pieces, 1, [&](int64_t first, int64_t last, int thread) {
-      for (int64_t i = first; i < last; ++i) {
-        const Task t = task(i / pieces);
-        const int64_t begin = i % pieces * kPieceKeys;
-        if (begin < keys_of(t))
-          attend(t, begin, begin + kPieceKeys, part(parts + i * part_floats()), scratch + thread * scratch_bytes());
+    const auto task_of = [&](int64_t piece) {
+      return std::upper_bound(first.begin(), first.end(), piece) - first.begin() - 1;
+    };
+    ctx_.pool.for_range(pieces, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t p = begin; p < end; ++p) {
+        const int64_t i = task_of(p), key = (p - first[static_cast<size_t>(i)]) * kPieceKeys;
+        attend(task(i), key, key + kPieceKeys, part(parts + p * part_floats()), scratch + thread * scratch_bytes());
       }
     });
-    ctx_.pool.for_range(tasks_, 1, [&](int64_t first, int64_t last, int) {
-      for (int64_t i = first; i < last; ++i) {
+    ctx_.pool.for_range(tasks_ * queries_, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t at = begin; at < end; ++at) {
+        const int64_t i = at / queries_, row = at % queries_;
         const Task t = task(i);
-        const Part sum = part(parts + i * pieces * part_floats());
-        for (int64_t p = 1; p * kPieceKeys < keys_of(t); ++p)
-          merge(t, part(parts + (i * pieces + p) * part_floats()), sum);
-        finish(t, sum);
+        if (row >= t.tokens * heads_) continue;
+        const Part sum = part(parts + first[static_cast<size_t>(i)] * part_floats());
+        for (int64_t p = first[static_cast<size_t>(i)] + 1; p < first[static_cast<size_t>(i) + 1]; ++p)
+          merge(part(parts + p * part_floats()), sum, row);
+        finish(t, sum, row);
       }
     });
   }

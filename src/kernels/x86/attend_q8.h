@@ -133,6 +133,7 @@ struct Q8Block {
   const float* scales;
   int64_t keys;
   const int8_t* next;  // the rows of the block behind it, or these again
+  const int8_t* far;   // of the block a piece behind it, likewise
 };
 
 // Scores of NQ registers of rows, the first of them row i, with the keys of a block (a few more, up to a tile).
@@ -264,10 +265,25 @@ inline void weigh(const AttendQ8Args& a, const Q8Scratch& s, const Q8Block* bloc
   Lanes::keep_rows(s.sum + i, fma(Lanes::rows(s.sum + i), fade, Lanes::added(sums)));
 }
 
+// Bytes from the rows of a block.
+struct Lines {
+  int64_t first, step;
+};
+
+// The index-th of the lines that take turns until all of a block's keys and values are asked for: one of every fourth
+// key. Behind them the first line again.
+inline Lines lines_ahead(const AttendQ8Args& a, int64_t index) {
+  const bool latent = a.v_offset >= a.k_offset && a.v_offset < a.k_offset + a.k_dim();  // values are in the keys
+  const int64_t key = index % 4, column = index / 4 * 64, rest = column - a.k_dim();
+  if (rest >= (latent ? 0 : a.v_dim)) return {0, 0};
+  return {key * a.row_bytes + (rest < 0 ? a.k_offset + column : a.v_offset + rest), 4 * a.row_bytes};
+}
+
 // out rows [i, i + NR) = out fade + sum over blocks of factor (W v), kGroupDims dimensions; the four keys of a quad are
 // side by side in s.values. The lanes of out stay in the order that interleave_four makes until the end.
 template <typename Lanes, int NR>
-inline void add_group(const Q8Scratch& s, const Q8Block* blocks, int n_blocks, int64_t i, float* out, int64_t ld) {
+inline void add_group(const Q8Scratch& s, const Q8Block* blocks, int n_blocks, int64_t i, Lines ahead, float* out,
+                      int64_t ld) {
   Floats y[NR][4];
   const uint8_t *h_row[NR], *l_row[NR];
 #pragma GCC unroll 2
@@ -286,7 +302,10 @@ inline void add_group(const Q8Scratch& s, const Q8Block* blocks, int n_blocks, i
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) high[r][j] = low[r][j] = zero_i();
     }
+    const int8_t* line = blocks[b].far + ahead.first;
     for (int64_t quad = b * kQuads; quad < b * kQuads + (blocks[b].keys + 3) / 4; ++quad) {
+      prefetch_far(reinterpret_cast<const std::byte*>(line));
+      line += ahead.step;
       Ints v[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) v[j] = load_i(s.values + (4 * quad + j) * kGroupDims);
@@ -318,6 +337,7 @@ inline void add_group(const Q8Scratch& s, const Q8Block* blocks, int n_blocks, i
 // Values of a piece, 64 dimensions after 64 dimensions, into the sums of rows from `first` on.
 template <typename Lanes>
 inline void add_values(const AttendQ8Args& a, const Q8Scratch& s, const Q8Block* blocks, int n_blocks, int64_t first) {
+  int64_t tiles = 0;
   for (int64_t g = 0; g < a.v_dim; g += kGroupDims) {
     for (int b = 0; b < n_blocks; ++b) {
       const int8_t* v = blocks[b].rows + a.v_offset + g;
@@ -327,8 +347,9 @@ inline void add_values(const AttendQ8Args& a, const Q8Scratch& s, const Q8Block*
     float* out = a.out + g;
     int64_t i = first;
     for (; i + kValueRows <= a.n_q; i += kValueRows)
-      add_group<Lanes, kValueRows>(s, blocks, n_blocks, i, out + i * a.v_dim, a.v_dim);
-    for (; i < a.n_q; ++i) add_group<Lanes, 1>(s, blocks, n_blocks, i, out + i * a.v_dim, a.v_dim);
+      add_group<Lanes, kValueRows>(s, blocks, n_blocks, i, lines_ahead(a, tiles++), out + i * a.v_dim, a.v_dim);
+    for (; i < a.n_q; ++i)
+      add_group<Lanes, 1>(s, blocks, n_blocks, i, lines_ahead(a, tiles++), out + i * a.v_dim, a.v_dim);
   }
 }
 
@@ -358,7 +379,7 @@ inline void attend_q8_in(const AttendQ8Args& a) {
     const int64_t keys = a.keys_of(i < a.n_q ? i : a.n_q - 1);
     return keys < a.end ? keys : a.end;
   };
-  const int64_t end = seen_by(a.n_q - 1);  // pages go no further
+  const int64_t known = a.keys_of(a.n_q - 1), end = seen_by(a.n_q - 1);  // pages go no further
   const auto page_of = [&](int64_t key) {
     return reinterpret_cast<const int8_t*>(a.pages[key / a.page_tokens] + a.layer_offset + a.page_offset);
   };
@@ -369,10 +390,11 @@ inline void attend_q8_in(const AttendQ8Args& a) {
     int n_blocks = 0;
     for (int64_t b = piece; b < end && b < piece + kPiece; b += kKvBlock) {
       const auto* page = page_of(b);
-      const int64_t next = b + kKvBlock < end ? b + kKvBlock : b;
+      const int64_t next = b + kKvBlock < end ? b + kKvBlock : b, far = b + kPiece < known ? b + kPiece : b;
       blocks[n_blocks] = {page + b % a.page_tokens * a.row_bytes,
                           reinterpret_cast<const float*>(page + a.page_tokens * a.row_bytes),
-                          end - b < kKvBlock ? end - b : kKvBlock, page_of(next) + next % a.page_tokens * a.row_bytes};
+                          end - b < kKvBlock ? end - b : kKvBlock, page_of(next) + next % a.page_tokens * a.row_bytes,
+                          page_of(far) + far % a.page_tokens * a.row_bytes};
       score_block<Lanes>(a, s, blocks[n_blocks], first, s.scores + n_blocks * kKvBlock * s.rows);
       ++n_blocks;
     }
