@@ -114,13 +114,16 @@ struct Q8Group {
   int64_t k_dims[2] = {};
   int64_t k_scale[2] = {};  // which scale each part has
   int64_t v_offset = 0, v_dim = 0, v_scale = 0;
+  int64_t page_offset = 0;  // floats: the rows of this group begin behind those of others
   int64_t k_dim() const { return k_dims[0] + (k_parts > 1 ? k_dims[1] : 0); }
 };
 
-// Query rows against int8 keys [begin, end) and their values: a piece of softmax(..) v that attend_q8_merge joins.
-//   max[i] = the largest score, sum[i] = sum_s exp(score - max), out[i] = sum_s exp(score - max) v[s]
+// Query rows against int8 keys [begin, end) and their values: a piece of softmax(..) v that attend_q8_merge joins, in
+// powers of two.
+//   score = scale q k, max[i] = the largest of them
+//   sum[i] = sum_s 2^(score - max), out[i] = sum_s 2^(score - max) v[s]
 // Row i belongs to token i / heads and sees keys [0, n_keys + i / heads). Weights are rounded to 1/16383 of the largest
-// of 64 keys, q to int8 a part.
+// of 64 keys, q to int8 a part. A whole block of kKvBlock keys may be read, whatever stands behind the last key.
 struct AttendQ8Args : Q8Group {
   const float* q = nullptr;  // [n_q, k_dim()], row stride q_stride
   int64_t q_stride = 0;
@@ -129,16 +132,40 @@ struct AttendQ8Args : Q8Group {
   int64_t page_tokens = 0;
   int64_t layer_offset = 0;  // floats
   int64_t row_bytes = 0;
-  int64_t n_keys = 0;          // of the first token
-  int64_t begin = 0, end = 0;  // begin: a multiple of kKvBlock
-  float scale = 1;
+  int64_t n_keys = 0;            // of the first token
+  int64_t begin = 0, end = 0;    // begin: a multiple of kKvBlock
+  float scale = 1;               // of a softmax: its own times log2(e)
   float* max = nullptr;          // [n_q]
   float* sum = nullptr;          // [n_q]; 0 when the row sees nothing of the range
   float* out = nullptr;          // [n_q, v_dim]
   std::byte* scratch = nullptr;  // scratch_bytes()
 
   int64_t keys_of(int64_t i) const { return n_keys + i / heads; }
-  int64_t scratch_bytes() const { return n_q * (k_dim() + 2 * kKvBlock + 24) + kKvBlock * (v_dim + k_dim()) + 9 * 64; }
+  int64_t scratch_bytes() const {
+    const int64_t rows = (n_q + 15) / 16 * 16;  // whole registers of any level; weights of 256 keys and their halves
+    return (rows + 16) * k_dim() + rows * (6 * 256 + 4 * 10) + 256 * 64 + 8 * kKvBlock + 16 * 64;
+  }
+};
+
+// Rows of an int8 cache times a weight, back to int8: MLA's latents to the keys and the values of one head. A part of
+// the outputs has its own scales: part p of row i is y_scale[i] * y[i * y_stride + j], as quantise_row makes it of
+//   x_scale[i] w_scale[n] sum_k x[i, k] w[n, k]      the sum exact in int32
+// Requires: K and every part a multiple of 64, T <= kKvBlock; a whole kKvBlock of rows of x may be read.
+struct ExpandQ8Args {
+  struct Part {
+    int64_t N;  // outputs: the next N rows of w
+    int8_t* y;
+    float* y_scale;  // [T]
+  };
+  const int8_t* x = nullptr;  // [T, K], row stride x_stride
+  int64_t x_stride = 0;
+  const float* x_scale = nullptr;  // [T]
+  int64_t T = 0, K = 0;
+  const std::byte* w = nullptr;    // [parts' N, K], sixteen rows after sixteen rows as pack_q8 lays them out
+  const float* w_scale = nullptr;  // [parts' N]
+  Part parts[2] = {};
+  int64_t y_stride = 0;
+  float* scratch = nullptr;  // kKvBlock * (largest N + 1) floats
 };
 
 // One row of a piece.
@@ -211,6 +238,13 @@ struct KernelTable {
 
   // Joins a piece of later keys to those before it; out has n numbers, a multiple of 32.
   void (*attend_q8_merge)(const AttendPart& later, const AttendPart& to, int64_t n);
+
+  // Sixteen rows of K numbers (stride ldw) to int8 with a scale each, in the order that expand_q8 of this level reads.
+  // out: 16 K bytes; scratch: as much. Requires: K % 64 == 0.
+  void (*pack_q8)(const float* w, int64_t ldw, int64_t K, std::byte* out, float* scale, int8_t* scratch);
+
+  // Operations 2 T K N in int8, which are the limit: weights are packed once for many calls.
+  void (*expand_q8)(const ExpandQ8Args& args);
 
   // n numbers to int8: qs = round(x 127 / max|x|), ties to even; returns max|x| / 127. NaN when one is not finite.
   float (*quantise_row)(const float* x, int64_t n, int8_t* qs);

@@ -21,6 +21,8 @@ constexpr KernelTable table_named(std::string_view name) {
       .attend = attend,
       .attend_q8 = attend_q8,
       .attend_q8_merge = attend_q8_merge,
+      .pack_q8 = pack_q8,
+      .expand_q8 = expand_q8,
       .quantise_row = quantise_row,
   };
 }

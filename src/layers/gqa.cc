@@ -112,7 +112,7 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
     if (segments[0].kv.q8()) {
       Q8Group* groups = ctx.scratch.take<Q8Group>(KVH);
       for (int64_t h = 0; h < KVH; ++h) groups[h] = {h * hd, 1, {hd, 0}, {h, 0}, (KVH + h) * hd, hd, KVH + h};
-      attend_q8(ctx, segments, {groups, static_cast<size_t>(KVH)}, group, options.scale, q, heads);
+      attend_q8(ctx, segments, {groups, static_cast<size_t>(KVH)}, group, options.scale, {q, H * hd, heads, H * hd});
       ctx.pool.for_range(turned ? T * H : 0, 256, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) kernels.hadamard(heads + i * hd, hd);
       });

@@ -226,6 +226,8 @@ void attend(const AttendArgs& a) {
 
 using ref::attend_q8;
 using ref::attend_q8_merge;
+using ref::expand_q8;
+using ref::pack_q8;
 using ref::quantise_row;
 
 #include "kernels/table.h"

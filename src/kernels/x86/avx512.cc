@@ -49,7 +49,9 @@ namespace {
 #include "kernels/x86/gemm_f32.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/attend.h"
+#include "kernels/x86/dots_q8.h"
 #include "kernels/x86/attend_q8.h"
+#include "kernels/x86/expand_q8.h"
 #include "kernels/table.h"
 }  // namespace
 }  // namespace westlake::avx512

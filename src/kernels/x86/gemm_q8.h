@@ -8,10 +8,9 @@
 //
 //            K ->  kChunkBlocks blocks of 32
 //   rows   +--------+--------+-----     One or two groups of kLanes rows x one chunk are unpacked to tiles in the L1
-//   kLanes |  tiles |        |          cache (formats.h) while the first kTileTokens tokens are multiplied with them,
-//          +--------+--------+          then come the others, packed into one stream (packed_q8.h). The sums of
-//                                       (row, token) wait in `sums` until the last chunk. One or two tokens alone: a
-//                                       unit is unpacked to registers and used at once.
+//   kLanes |  tiles |        |          cache (formats.h) and multiplied with every token of the tile, kTileTokens at a
+//          +--------+--------+          time; the sums of (row, token) wait in `sums` until the last chunk. One or two
+//                                       tokens alone: a unit is unpacked to registers and used at once.
 //
 // Blocks of some tokens have a rest (Q8Rest): while the tiles of a chunk are there, each block is multiplied with its
 // list of rests too, four tokens at a time, into sums of their own.
@@ -22,7 +21,7 @@
 constexpr int kChunkBlocks = 16;  // 12 KB of tiles a row group at 16 lanes
 constexpr int kRowGroups =
     kLanes == 16 ? 2 : 1;  // of kLanes rows: two accumulators a (group, token), 32 or 16 registers
-constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile
+constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile: unpacking is then 1/20 of the work
 constexpr int64_t kTileBytes = 512 << 10;                 // int8 activations of a token tile: they stay in the L2 cache
 
 // sum[g][t] += tile g x a block of NT tokens (packed_q8.h). Every activation that is loaded serves G groups of rows,
@@ -375,7 +374,7 @@ inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, 
     const int64_t tokens = T - t0 < tile_tokens ? T - t0 : tile_tokens;
     const Rests rests = {x.rest, blocks, t0, rest_sums};
     float* out = y + t0 * ldy;
-    if (tokens > 2) pack_q8<Format>(x, t0, tokens, chunk_blocks<Format>(blocks), tile_width, packed);
+    if (tokens > 2) pack_tokens<Format>(x, t0, tokens, chunk_blocks<Format>(blocks), tile_width, packed);
     int64_t r = rows.begin;
     if (panels && tokens > 2) {
       for (; r + kRowGroups * kLanes <= rows.end && kRowGroups > 1; r += kRowGroups * kLanes) {

@@ -124,7 +124,7 @@ inline void gemm_q8_tiles_of(const Mat& w, RowRange rows, const Q8Rows& x, int64
   for (int64_t t0 = 0; t0 < T; t0 += tile_tokens) {
     const int64_t tokens = T - t0 < tile_tokens ? T - t0 : tile_tokens;
     const Rests rests = {x.rest, blocks, t0, rest_sums};
-    pack_q8<Format>(x, t0, tokens, chunk_blocks<Format>(blocks), width, packed);
+    pack_tokens<Format>(x, t0, tokens, chunk_blocks<Format>(blocks), width, packed);
     for (int64_t r = rows.begin; r < rows.end; r += kLanes) {
       int64_t count = kLanes;
       if (w.layout == MatLayout::kPanels) {

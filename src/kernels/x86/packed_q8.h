@@ -71,7 +71,8 @@ struct LooseTokens {
 // Tokens [t0, t0 + tokens), in chunks of `chunk` blocks; width_of(left) is how wide the tile is that begins at `left`
 // tokens before the end. out: kPackedBytes * (K / 32) bytes a token, idle ones too.
 template <typename Format, typename Width>
-inline void pack_q8(const Q8Rows& x, int64_t t0, int64_t tokens, int64_t chunk, const Width& width_of, std::byte* out) {
+inline void pack_tokens(const Q8Rows& x, int64_t t0, int64_t tokens, int64_t chunk, const Width& width_of,
+                        std::byte* out) {
   const int64_t blocks = x.cols / 32;
   for (int64_t b0 = 0; b0 < blocks; b0 += chunk) {
     const int64_t n = blocks - b0 < chunk ? blocks - b0 : chunk;
