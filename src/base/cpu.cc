@@ -25,6 +25,7 @@ CpuFeatures detect() {
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512cd");
   f.avx512_vnni = f.avx512 && __builtin_cpu_supports("avx512vnni");
+  f.avx512_vbmi = f.avx512 && __builtin_cpu_supports("avx512vbmi");
   f.avx512_bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
   // AMX: CPUID leaf 7 says the unit is there; the kernel must grant the tile state (ARCH_REQ_XCOMP_PERM, feature 18).
   unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
@@ -63,8 +64,12 @@ std::string cpu_name() {
   return "unknown processor";
 }
 
-uint64_t total_memory_bytes() { return meminfo_bytes("MemTotal:"); }
-uint64_t available_memory_bytes() { return meminfo_bytes("MemAvailable:"); }
+uint64_t total_memory_bytes() {
+  return meminfo_bytes("MemTotal:");
+}
+uint64_t available_memory_bytes() {
+  return meminfo_bytes("MemAvailable:");
+}
 
 uint64_t peak_rss_bytes() {
   rusage usage{};

@@ -158,6 +158,33 @@ TEST_F(QuantisedCopies, WhatAKilledWriterLeftIsWrittenOver) {
   EXPECT_EQ(files().size(), 1u);
 }
 
+TEST_F(QuantisedCopies, AWriterMayBeKilledAtAnyMoment) {
+  const std::string good = read_file(open(model_).checkpoint.path()).value();
+  for (const int64_t size : {int64_t{0}, int64_t{1}, int64_t(good.size() / 2)}) {
+    fs::remove_all(root_ + "/quantised");
+    const pid_t child = fork();
+    if (child == 0) {
+      ThreadPool alone(1);
+      const Checkpoint source = Checkpoint::open(model_).value();
+      const Result<QuantisedCopy> copy = open_quantised_copy(source, options(), alone);
+      _exit(0);
+    }
+    const auto far_enough = [&] {
+      std::error_code none;
+      for (const auto& entry : fs::directory_iterator(root_ + "/quantised", none)) {
+        if (entry.path().extension() == ".tmp" && static_cast<int64_t>(entry.file_size(none)) >= size && !none)
+          return true;
+      }
+      return false;
+    };
+    while (!far_enough() && waitpid(child, nullptr, WNOHANG) == 0) usleep(200);
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    EXPECT_EQ(read_file(open(model_).checkpoint.path()).value(), good) << "killed at " << size;
+    EXPECT_EQ(files().size(), 1u);
+  }
+}
+
 TEST_F(QuantisedCopies, ManyProcessesMakeOneFile) {
   std::vector<pid_t> children;
   for (int i = 0; i < 4; ++i) {

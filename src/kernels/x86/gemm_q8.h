@@ -222,30 +222,50 @@ struct StridedGroup {
   const std::byte* address(int64_t) const { return nullptr; }
 };
 
-// One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory.
-template <typename Format, int NT, typename Group>
-inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, int64_t t0, float* sums) {
+// One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory. sums: [NT][G][kLanes].
+template <typename Format, int G, int NT, typename Group>
+inline void dot_groups_few(const Group (&groups)[G], int64_t units, const Q8Rows& x, int64_t t0, float* sums) {
   const Activations values(x, t0, 0);
-  Floats sum[1][NT];
-  for (Floats& each : sum[0]) each = zero();
+  Floats sum[G][NT];
+  for (Floats(&of_group)[NT] : sum) {
+    for (Floats& each : of_group) each = zero();
+  }
+  constexpr int64_t kAheadUnits = kAhead / G / (kPanelRows * Format::kBytes) + 1;
   for (int64_t u = 0; u < units; ++u) {
-    Tile tiles[Format::kBlocks];
+    Tile tiles[G][Format::kBlocks];
     // A superblock is worked on for long: its successor's lines are asked for evenly while its blocks are multiplied.
     constexpr bool kEvenly = Format::kBlocks > 1;
     constexpr int64_t kBytes = kPanelRows * Format::kBytes / Format::kBlocks;  // a block
-    Format::unpack(group.template unit<!kEvenly>(u), tiles);
-    const std::byte* next = group.address(u);
+    const std::byte* next[G];
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      Format::unpack(groups[g].template unit<!kEvenly>(u), tiles[g]);
+      // Each of G streams goes on in the group that is G further.
+      const int64_t ahead = u + kAheadUnits, beyond = ahead < units ? 0 : (G - 1) * units;
+      next[g] = groups[g].address(ahead + beyond);
+    }
     for (int b = 0; b < Format::kBlocks; ++b) {
-      if (kEvenly && next != nullptr) {
+      const Tile* tile[G];
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) {
+        tile[g] = &tiles[g][b];
+        if (!kEvenly || next[g] == nullptr) continue;
 #pragma GCC unroll 8
-        for (int64_t i = 0; i < kBytes; i += 64) prefetch(next + kAhead + b * kBytes + i);
+        for (int64_t i = 0; i < kBytes; i += 64) prefetch(next[g] + b * kBytes + i);
       }
-      const Tile* const tile[1] = {&tiles[b]};
-      dot_tile<Format, 1, NT, false>(tile, values, u * Format::kBlocks + b, sum);
+      dot_tile<Format, G, NT, false>(tile, values, u * Format::kBlocks + b, sum);
     }
   }
-  for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[0][t]);
+  for (int t = 0; t < NT; ++t) {
+    for (int g = 0; g < G; ++g) store(sums + (t * G + g) * kLanes, sum[g][t]);
+  }
 }
+
+// One token is multiplied with two groups of rows at a time where a group alone waits for itself: two scales and two
+// minima a block are a chain of four additions, 16 cycles for 168 bytes of Q2_K. Formats that the memory limits lose by
+// it (Q6_K a fifth): two streams are asked for less evenly than one.
+template <typename Format>
+constexpr bool kPairsOfGroups = kRowGroups == 2 && Format::kHalves == 2 && Format::kMin;
 
 // sums[tokens][G][kLanes] = the rows of G groups x tokens [t0, t0 + tokens). The sums of the tokens behind the last
 // whole tile are found where place_of() says.
@@ -307,9 +327,9 @@ template <typename Format, typename Group>
 inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
                           float* sums) {
   const int64_t units = x.cols / 32 / Format::kBlocks;
-  if (tokens == 1) return dot_group_few<Format, 1>(group, units, x, t0, sums);
-  if (tokens == 2) return dot_group_few<Format, 2>(group, units, x, t0, sums);
   const Group groups[1] = {group};
+  if (tokens == 1) return dot_groups_few<Format, 1, 1>(groups, units, x, t0, sums);
+  if (tokens == 2) return dot_groups_few<Format, 1, 2>(groups, units, x, t0, sums);
   dot_groups<Format, 1>(groups, x, prepared, t0, tokens, sums);
 }
 
@@ -329,10 +349,14 @@ inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, 
     float* out = y + t0 * ldy;
     if (tokens > 2) prepare_sums<Format>(x, t0, tokens, prepared);
     int64_t r = rows.begin;
-    if (panels && tokens > 2) {
+    if (panels && (tokens > 2 || (tokens == 1 && kPairsOfGroups<Format>))) {
       for (; r + kRowGroups * kLanes <= rows.end && kRowGroups > 1; r += kRowGroups * kLanes) {
         const PanelGroup<Format> groups[2] = {PanelGroup<Format>(w, r), PanelGroup<Format>(w, r + kLanes)};
-        dot_groups<Format, 2>(groups, x, prepared, t0, tokens, sums);
+        if (tokens > 2) {
+          dot_groups<Format, 2>(groups, x, prepared, t0, tokens, sums);
+        } else if constexpr (kPairsOfGroups<Format>) {
+          dot_groups_few<Format, 2, 1>(groups, x.cols / 32 / Format::kBlocks, x, t0, sums);
+        }
         store_sums<2>(sums, tokens, kLanes, out + r, ldy);
       }
     }
