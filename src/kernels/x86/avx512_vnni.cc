@@ -46,6 +46,7 @@ namespace {
 #include "kernels/x86/formats.h"
 #include "kernels/x86/packed_q8.h"
 #include "kernels/x86/gemm_q8.h"
+#include "kernels/x86/e4m3_tables.h"
 #include "kernels/x86/gemm_f32.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/attend.h"

@@ -267,34 +267,56 @@ KERNEL_INLINE Floats with_rest(Floats sum, const Rests& rests, int64_t t, int g)
 }
 
 // One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory.
-template <typename Format, int NT, typename Group>
-inline void dot_group_few(const Group& group, const Q8Rows& x, int64_t t0, const Rests& rests, const Output& out) {
+template <typename Format, int G, int NT, typename Group>
+inline void dot_groups_few(const Group (&groups)[G], const Q8Rows& x, int64_t t0, const Rests& rests,
+                           const Output& out) {
   const LooseTokens<Format, NT> tokens(x, t0);
   const int64_t units = x.cols / 32 / Format::kBlocks;
   const int32_t* starts = x.rest == nullptr ? nullptr : x.rest->starts + t0 / kRestTokens * (x.cols / 32 + 1);
-  Floats sum[1][NT];
-  for (Floats& each : sum[0]) each = zero();
+  Floats sum[G][NT];
+  for (Floats(&of_group)[NT] : sum) {
+    for (Floats& each : of_group) each = zero();
+  }
+  constexpr int64_t kAheadUnits = kAhead / G / (kPanelRows * Format::kBytes) + 1;
   for (int64_t u = 0; u < units; ++u) {
-    Tile tiles[Format::kBlocks];
+    Tile tiles[G][Format::kBlocks];
     // A superblock is worked on for long: its successor's lines are asked for evenly while its blocks are multiplied.
     constexpr bool kEvenly = Format::kBlocks > 1;
     constexpr int64_t kBytes = kPanelRows * Format::kBytes / Format::kBlocks;  // a block
-    Format::unpack(group.template unit<!kEvenly>(u), tiles);
-    const std::byte* next = group.address(u);
+    const std::byte* next[G];
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      Format::unpack(groups[g].template unit<!kEvenly>(u), tiles[g]);
+      // Each of G streams goes on in the group that is G further.
+      const int64_t ahead = u + kAheadUnits, beyond = ahead < units ? 0 : (G - 1) * units;
+      next[g] = groups[g].address(ahead + beyond);
+    }
     for (int b = 0; b < Format::kBlocks; ++b) {
-      if (kEvenly && next != nullptr) {
+      const Tile* tile[G];
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) {
+        tile[g] = &tiles[g][b];
+        if (!kEvenly || next[g] == nullptr) continue;
 #pragma GCC unroll 8
-        for (int64_t i = 0; i < kBytes; i += 64) prefetch(next + kAhead + b * kBytes + i);
+        for (int64_t i = 0; i < kBytes; i += 64) prefetch(next[g] + b * kBytes + i);
       }
-      const Tile* const tile[1] = {&tiles[b]};
-      dot_tile<Format, 1, NT>(tile, tokens.block(u * Format::kBlocks + b), sum);
+      dot_tile<Format, G, NT>(tile, tokens.block(u * Format::kBlocks + b), sum);
       if (starts == nullptr) continue;
       const int32_t begin = starts[u * Format::kBlocks + b], end = starts[u * Format::kBlocks + b + 1];
-      if (begin < end) dot_rests<Format, 1>(tile, *x.rest, begin, end, rests.sums);
+      if (begin < end) dot_rests<Format, G>(tile, *x.rest, begin, end, rests.sums);
     }
   }
-  for (int t = 0; t < NT; ++t) store_part_or_all(out.y + t * out.ldy, with_rest<1>(sum[0][t], rests, t, 0), out.count);
+  for (int t = 0; t < NT; ++t) {
+    for (int g = 0; g < G; ++g)
+      store_part_or_all(out.y + t * out.ldy + g * kLanes, with_rest<G>(sum[g][t], rests, t, g), out.count);
+  }
 }
+
+// One token is multiplied with two groups of rows at a time where a group alone waits for itself: two scales and two
+// minima a block are a chain of four additions, 16 cycles for 168 bytes of Q2_K. Formats that the memory limits lose by
+// it (Q6_K a fifth): two streams are asked for less evenly than one.
+template <typename Format>
+constexpr bool kPairsOfGroups = kRowGroups == 2 && Format::kHalves == 2 && Format::kMin;
 
 // Blocks of a chunk: of even size, 18 blocks are twice 9, not 16 and 2.
 template <typename Format>
@@ -344,9 +366,9 @@ inline void dot_groups(const Group (&groups)[G], int64_t blocks, const std::byte
 template <typename Format, typename Group>
 inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* packed, int64_t t0, int64_t tokens,
                           float* waiting, const Rests& rests, const Output& out) {
-  if (tokens == 1) return dot_group_few<Format, 1>(group, x, t0, rests, out);
-  if (tokens == 2) return dot_group_few<Format, 2>(group, x, t0, rests, out);
   const Group groups[1] = {group};
+  if (tokens == 1) return dot_groups_few<Format, 1, 1>(groups, x, t0, rests, out);
+  if (tokens == 2) return dot_groups_few<Format, 1, 2>(groups, x, t0, rests, out);
   dot_groups<Format, 1>(groups, x.cols / 32, packed, tokens, waiting, rests, out);
 }
 
@@ -376,10 +398,15 @@ inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, 
     float* out = y + t0 * ldy;
     if (tokens > 2) pack_tokens<Format>(x, t0, tokens, chunk_blocks<Format>(blocks), tile_width, packed);
     int64_t r = rows.begin;
-    if (panels && tokens > 2) {
+    if (panels && (tokens > 2 || (tokens == 1 && kPairsOfGroups<Format>))) {
       for (; r + kRowGroups * kLanes <= rows.end && kRowGroups > 1; r += kRowGroups * kLanes) {
         const PanelGroup<Format> groups[2] = {PanelGroup<Format>(w, r), PanelGroup<Format>(w, r + kLanes)};
-        dot_groups<Format, 2>(groups, blocks, packed, tokens, sums, rests, {out + r, ldy, kLanes});
+        const Output to = {out + r, ldy, kLanes};
+        if (tokens > 2) {
+          dot_groups<Format, 2>(groups, blocks, packed, tokens, sums, rests, to);
+        } else if constexpr (kPairsOfGroups<Format>) {
+          dot_groups_few<Format, 2, 1>(groups, x, t0, rests, to);
+        }
       }
     }
     for (; r < rows.end; r += kLanes) {

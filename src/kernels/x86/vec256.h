@@ -107,6 +107,7 @@ constexpr int kE4m3Vectors = 1;
 KERNEL_INLINE void load_e4m3_vectors(const void* p, Floats (&v)[kE4m3Vectors]) {
   v[0] = load_e4m3(p);
 }
+constexpr bool kE4m3Tables = false;  // no shuffle of 128 entries
 KERNEL_INLINE Floats load_u8(const void* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
 }
