@@ -13,6 +13,7 @@ import re
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -276,7 +277,7 @@ def test_keys(model, cache):
     t.prompt()
     t.line("hello")
     t.expect("hello\r\n")
-    t.expect(r"[^\s]{5}")
+    t.expect(r"\x1b\[\?2004l[^\s]{5}")  # the answer, behind the end of editing
     started = time.monotonic()
     t.type("\x03")
     t.prompt()
@@ -296,7 +297,7 @@ def test_keys(model, cache):
     t.prompt()
     t.line("hello")
     t.expect("hello\r\n")
-    t.expect(r"[^\s]{5}")
+    t.expect(r"\x1b\[\?2004l[^\s]{5}")  # the answer, behind the end of editing
     t.type("\x03")  # two at once are one signal
     time.sleep(0.2)
     t.type("\x03")
@@ -306,6 +307,72 @@ def test_keys(model, cache):
     t.prompt()
     t.type("\x04")
     check(t.end() == 0, "Ctrl-D leaves with 0")
+
+
+def test_paste(model, folder, cache):
+    t = Terminal(cache, "chat", model, "-n", "4", *STEADY, "--verbose")
+    t.prompt()
+    # As terminals send it: newlines as Enter would, one at the end as copied from an editor.
+    t.type("say: \x1b[200~first\rsecond \u00e9\r/quit\r\x1b[201~")
+    time.sleep(0.3)
+    t.read(0.2)
+    check("answer" not in t.seen, f"nothing is sent before Enter, seen {t.seen!r}")
+    t.type("!\r")
+    t.expect(r"answer 4 tok")
+    t.prompt()
+    saved = os.path.join(folder, "pasted.json")
+    t.line(f"/save {saved}")
+    t.expect("Saved 2 messages")
+    t.prompt()
+    with open(saved) as file:
+        message = json.load(file)["messages"][0]["content"]
+    check(message == "say: first\nsecond \u00e9\n/quit!", f"a paste is one message, seen {message!r}")
+    t.type("\x1b[200~\x1b[201~\x04")
+    check(t.end() == 0, "an empty paste is nothing")
+    t.read(0.2)  # what it said last
+    check("\x1b[?2004l" in t.seen and "\x1b[?2004h" not in t.seen, "the terminal is left as it was")
+
+
+def with_temperature(gguf, temperature):
+    """The bytes of a GGUF that says general.sampling.temp: two keys of 64 bytes in all, so that alignment stays."""
+    def text(value):
+        return struct.pack("<Q", len(value)) + value
+    keys = text(b"general.sampling.temp") + struct.pack("<If", 6, temperature) + text(b"x.pad") + struct.pack("<I", 8)
+    keys += text(b"ab")
+    assert len(keys) == 64
+    count = struct.unpack_from("<Q", gguf, 16)[0]
+    return gguf[:16] + struct.pack("<Q", count + 2) + keys + gguf[24:]
+
+
+def test_sampling_advice(model, folder, cache):
+    """What the makers of a model advise holds where no flag says otherwise."""
+    advised, gguf = os.path.join(folder, "advised"), os.path.join(folder, "advised.gguf")
+    shutil.copytree(model, advised)
+    with open(os.path.join(advised, "generation_config.json"), "w") as file:
+        json.dump({"eos_token_id": END, "temperature": 0.0, "top_p": 0.5}, file)
+    check(run("convert", model, gguf).returncode == 0, "convert")
+    with open(gguf, "rb") as file:
+        data = with_temperature(file.read(), 0.0)
+    with open(gguf, "wb") as file:
+        file.write(data)
+    bias = [f"--logit-bias={i}=-1000" for i in (USER, END, THINK, UNTHINK)]
+    for name, path in (("generation_config.json", advised), ("GGUF", gguf)):
+        def said(command, *flags):
+            if command == "chat":
+                return run("chat", path, "-n", "24", *bias, *flags, stdin=b"hi").stdout
+            return run("generate", path, "-p", "hi", "-n", "24", *bias, *flags).stdout
+        for command in ("chat", "generate"):
+            greedy = said(command, "--temp", "0", "--seed", "1")
+            check(len(greedy) > 5, f"{name}, {command}: an answer")
+            check(said(command, "--seed", "2") == greedy, f"{name}, {command}: the model's temperature is used")
+            check(said(command, "--seed", "2", "--temp", "1.5") != greedy, f"{name}, {command}: a flag is stronger")
+    t = Terminal(cache, "chat", advised)
+    t.prompt()
+    t.line("/set")
+    t.expect(r"temp +0 +.*the model's.*\n.*top_p +0.5 +.*the model's")
+    t.prompt()
+    t.type("\x04")
+    check(t.end() == 0, "advised leaves")
 
 
 def test_thinking(folder, cache):
@@ -339,6 +406,8 @@ def main():
             (test_interrupted_pipe, (model,)),
             (test_conversation, (model, folder, cache)),
             (test_keys, (model, cache)),
+            (test_paste, (model, folder, cache)),
+            (test_sampling_advice, (model, folder, cache)),
             (test_thinking, (folder, cache)),
         ]:
             started = time.monotonic()

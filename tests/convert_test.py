@@ -3,6 +3,7 @@
 
 A full disk, a kill, Ctrl-C and bad arguments leave the old file or none; what is converted passes `westlake check`.
 """
+import json
 import os
 import pathlib
 import resource
@@ -46,6 +47,33 @@ def test_conversions_pass_check(westlake, golden, folder):
             (back / name).write_bytes((golden / case / name).read_bytes())
         result = run(westlake, "check", back)
         expect(result.returncode == 0, f"{case}: {result.stdout} {result.stderr}")
+
+
+def test_quantised_on_first_load(westlake, golden, folder):
+    """--quant says what a converted file says, from a copy that is made once."""
+    environment = {**os.environ, "WESTLAKE_CACHE": str(folder / "cache")}
+    for case in ("qwen3", "deepseek_v3_mtp", "deepseek_v3_fp8_ue8m0"):
+        ask = ("--ids", "1,2,3,4", "-n", "12", "--temp", "0", "--json")
+        gguf = folder / f"{case}.gguf"
+        expect(run(westlake, "convert", golden / case, gguf, "--quant", "q8_0").returncode == 0, "convert")
+        converted = run(westlake, "generate", gguf, *ask, env=environment)
+        copies = []
+        for _ in range(2):
+            result = run(westlake, "generate", golden / case, "--quant", "q8_0", *ask, env=environment)
+            expect(result.returncode == 0, f"--quant: {result.stderr}")
+            expect(json.loads(result.stdout)["ids"] == json.loads(converted.stdout)["ids"], f"{case}: other tokens")
+            copies.append([(p.name, p.stat().st_mtime_ns) for p in sorted((folder / "cache/quantised").glob("*.gguf"))])
+        expect(copies[0] == copies[1], f"{case}: the second start writes: {copies}")
+        if case == "qwen3":  # others have rows that are no whole blocks
+            expect_error(run(westlake, "generate", gguf, "--quant", "q4_0", *ask, env=environment), "is quantised already",
+                         "q8_0")
+    expect_error(run(westlake, "logits", golden / "qwen3", "--ids", "1", "--out", folder / "l.npy", "--quant", "q3_x",
+                     env=environment), "q3_x", "q4_k")
+    before = sorted((folder / "cache/quantised").iterdir())
+    full = run(westlake, "generate", golden / "qwen3", "--quant", "q5_0", "--ids", "1", env=environment,
+               preexec_fn=limit_file_size)
+    expect_error(full, "cannot write", "WESTLAKE_CACHE")
+    expect(sorted((folder / "cache/quantised").iterdir()) == before, "a full disk leaves something behind")
 
 
 def test_full_disk(westlake, golden, folder):
@@ -104,7 +132,8 @@ def test_arguments(westlake, golden, folder):
 
 def main():
     westlake, golden = os.path.abspath(sys.argv[1]), pathlib.Path(sys.argv[2])
-    for test in (test_conversions_pass_check, test_full_disk, test_interrupt_and_kill, test_arguments):
+    for test in (test_conversions_pass_check, test_quantised_on_first_load, test_full_disk, test_interrupt_and_kill,
+                 test_arguments):
         with tempfile.TemporaryDirectory() as folder:
             test(westlake, golden, pathlib.Path(folder))
         print(f"{test.__name__}: passed")

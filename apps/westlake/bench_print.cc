@@ -148,7 +148,7 @@ void print_bench_json(const BenchResult& r, const Runtime& runtime) {
     w.key("read_gb_s").value(r.ops->roof.read_gb_s).end_object();
   }
   put_roof(w, r.roof);
-  w.key("peak_rss_bytes").value(r.peak_rss_bytes).key("file_bytes").value(runtime.checkpoint->file_bytes());
+  w.key("peak_rss_bytes").value(r.peak_rss_bytes).key("file_bytes").value(runtime.weights().file_bytes());
   w.key("load_s").value(runtime.load_s).end_object();
   fmt::print("{}\n", w.text());
 }
@@ -171,7 +171,7 @@ void print_bench_text(const BenchResult& r, const Runtime& runtime) {
     fmt::print("{:<20}{:.1f} % less than at {}\n", "", c.loss_percent, kShortContext);
   }
   fmt::print("load {:.2f} s, peak RSS {}, file {}\n", runtime.load_s, human_bytes(r.peak_rss_bytes),
-             human_bytes(static_cast<uint64_t>(runtime.checkpoint->file_bytes())));
+             human_bytes(static_cast<uint64_t>(runtime.weights().file_bytes())));
   if (!r.ops) return;
   const OpsResult& o = *r.ops;
   print_ops("prefill", op_lines(o.prefill, o.prefill_s, o.roof, exact), o.prefill_s, o.roof);

@@ -37,11 +37,12 @@ class Sequences {
 
   // The first `tokens` of sequence 0, logits of the last.
   void prefill(int64_t tokens) {
-    for (int64_t start = 0; start < tokens; start += chunk_) {
-      const int64_t n = std::min(chunk_, tokens - start);
+    for (int64_t start = 0, n; start < tokens; start += n) {
+      n = prompt_piece(tokens - start, chunk_);
       Segment segment;
       segment.tokens = std::span<const int32_t>(tokens_[0]).subspan(start, n);
       segment.start = start;
+      segment.form = model_.prompt_form(tokens);
       segment.pages = caches_[0]->pages();
       segment.logits_from = start + n == tokens ? n - 1 : n;
       model_.forward(context_, {&segment, 1}, kPageTokens, logits_.data());

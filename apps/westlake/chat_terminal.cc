@@ -2,9 +2,11 @@
 
 #include <histedit.h>
 #include <langinfo.h>
+#include <unistd.h>
 
 #include <clocale>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
@@ -29,7 +31,29 @@ std::string terminal_text(std::string_view text) {
   return out;
 }
 
+namespace {
+
+// Between these a terminal that was asked to puts what is pasted (xterm's bracketed paste).
+constexpr const char* kAskForBrackets = "\033[?2004h";
+constexpr const char* kNoBrackets = "\033[?2004l";
+constexpr const char* kPasteBegin = "\\e[200~";  // as the editor's bindings are written
+constexpr std::wstring_view kPasteEnd = L"\033[201~";
+
+// Newlines of a paste come as Enter would; those at its end are no part of it.
+std::wstring tidy_paste(std::wstring_view pasted) {
+  std::wstring text;
+  for (const wchar_t c : pasted) {
+    if (c != L'\0') text += c == L'\r' ? L'\n' : c;
+  }
+  while (text.ends_with(L'\n')) text.pop_back();
+  return text;
+}
+
+}  // namespace
+
 struct LineReader::State {
+  FILE* out = nullptr;
+  bool brackets = false;  // the terminal is one that can mark a paste
   EditLine* editor = nullptr;
   History* history = nullptr;
   std::string history_path;
@@ -55,9 +79,26 @@ struct LineReader::State {
     return CC_EOF;
   }
   // The editor's own handler of the signal puts the terminal in order before and after.
-  static unsigned char suspend(EditLine*, int) {
+  static unsigned char suspend(EditLine* editor, int) {
+    of(editor)->mark_pastes(false);
     ::raise(SIGTSTP);
+    of(editor)->mark_pastes(true);
     return CC_REFRESH;
+  }
+  // Everything up to the end of a paste goes into the line.
+  static unsigned char paste(EditLine* editor, int) {
+    std::wstring pasted;
+    wchar_t c = 0;
+    while (!pasted.ends_with(kPasteEnd) && el_wgetc(editor, &c) == 1) pasted += c;
+    if (pasted.ends_with(kPasteEnd)) pasted.resize(pasted.size() - kPasteEnd.size());
+    const std::wstring text = tidy_paste(pasted);
+    if (!text.empty() && el_winsertstr(editor, text.c_str()) != 0) return CC_ERROR;
+    return CC_REFRESH;
+  }
+  void mark_pastes(bool on) const {
+    if (!brackets) return;
+    std::fputs(on ? kAskForBrackets : kNoBrackets, out);
+    std::fflush(out);
   }
   void remember(const std::string& line);
 };
@@ -78,6 +119,9 @@ LineReader::LineReader(FILE* out, std::string history_path) : state_(std::make_u
   use_utf8();
   State& s = *state_;
   s.history_path = std::move(history_path);
+  const char* terminal = std::getenv("TERM");
+  s.out = out;
+  s.brackets = isatty(fileno(out)) == 1 && terminal != nullptr && std::strcmp(terminal, "dumb") != 0;
   s.editor = el_init("westlake", stdin, out, stderr);
   CHECK(s.editor != nullptr, "no editor for lines");
   el_set(s.editor, EL_CLIENTDATA, state_.get());
@@ -88,6 +132,8 @@ LineReader::LineReader(FILE* out, std::string history_path) : state_(std::make_u
   el_set(s.editor, EL_BIND, "^C", "westlake-interrupt", nullptr);
   el_set(s.editor, EL_ADDFN, "westlake-suspend", "gives the terminal back to the shell", &State::suspend);
   el_set(s.editor, EL_BIND, "^Z", "westlake-suspend", nullptr);
+  el_set(s.editor, EL_ADDFN, "westlake-paste", "takes pasted text as it is", &State::paste);
+  el_set(s.editor, EL_BIND, kPasteBegin, "westlake-paste", nullptr);
   el_set(s.editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
   // While a line is edited no key is a signal: Ctrl-C and Ctrl-Z are bound like others.
   el_set(s.editor, EL_SETTY, "-d", "-isig", nullptr);
@@ -116,6 +162,13 @@ void LineReader::State::remember(const std::string& line) {
 }
 
 LineReader::Event LineReader::read(std::string* line) {
+  state_->mark_pastes(true);
+  const Event event = read_line(line);
+  state_->mark_pastes(false);
+  return event;
+}
+
+LineReader::Event LineReader::read_line(std::string* line) {
   State& s = *state_;
   line->clear();
   s.continued = false;

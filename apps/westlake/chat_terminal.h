@@ -15,7 +15,8 @@ namespace westlake {
 // nothing in it can move the cursor or change the terminal.
 std::string terminal_text(std::string_view text);
 
-// Lines from a terminal. A line that ends in a backslash goes on in the next.
+// Lines from a terminal. A line that ends in a backslash goes on in the next. Pasted text is one piece of the line,
+// newlines and all: nothing is sent before Enter is pressed.
 class LineReader {
  public:
   // `out` gets prompt and echo. Owns: the editor; history is read from and kept in `history_path` (empty: nowhere).
@@ -34,6 +35,7 @@ class LineReader {
 
  private:
   struct State;
+  Event read_line(std::string* line);
   std::unique_ptr<State> state_;
 };
 

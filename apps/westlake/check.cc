@@ -213,10 +213,15 @@ Status run(const Options& options) {
   std::vector<Outcome> outcomes;
   int64_t failed = 0;
   for (const std::string& folder : options.folders) {
+    if (is_file(folder) && options.folders.size() > 1) {  // FOLDER/* names a README beside the references
+      fmt::print(stderr, "westlake: {}: is a file, not a reference folder: passed over\n", folder);
+      continue;
+    }
     outcomes.push_back(run_folder(*runtime.context, folder, options));
     failed += !outcomes.back().passed();
     if (!options.json) print_text(outcomes.back());
   }
+  if (outcomes.empty()) return make_error(Code::kInvalidArgument, "only files are named, expected reference folders");
   if (options.json) print_json(outcomes, failed == 0);
   std::fflush(stdout);
   if (failed > 0)

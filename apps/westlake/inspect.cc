@@ -54,7 +54,7 @@ Facts gather(const Runtime& runtime, const std::vector<NamedTensor>& tensors) {
   facts.kv_bytes_per_token = cache.layers * cache.width * static_cast<int64_t>(sizeof(float));
   facts.decode_bytes = step_cost(*runtime.model, {}, runtime.context->exact).weight_bytes;
   facts.available = available_memory_bytes();
-  const int64_t left = static_cast<int64_t>(facts.available) - runtime.checkpoint->file_bytes();
+  const int64_t left = static_cast<int64_t>(facts.available) - runtime.weights().file_bytes();
   facts.context_that_fits = std::clamp<int64_t>(left / facts.kv_bytes_per_token, 0, config.max_position_embeddings);
   return facts;
 }
@@ -82,13 +82,13 @@ void print_text(const Options& options, const Runtime& runtime, const Facts& fac
   if (!runtime.model->weights().mtp.empty())
     row("multi-token prediction", fmt::format("{} module", runtime.model->weights().mtp.size()));
   row("context", fmt::format("{} positions", c.max_position_embeddings));
-  row("file", human_bytes(static_cast<uint64_t>(runtime.checkpoint->file_bytes())));
+  row("file", human_bytes(static_cast<uint64_t>(runtime.weights().file_bytes())));
   for (const auto& [name, tally] : facts.dtypes)
     row("  " + name, fmt::format("{} in {} tensors", human_bytes(static_cast<uint64_t>(tally.bytes)), tally.tensors));
   row("read a token", human_bytes(static_cast<uint64_t>(facts.decode_bytes)));
   row("cache a token", human_bytes(static_cast<uint64_t>(facts.kv_bytes_per_token)));
   row("memory free now", human_bytes(facts.available));
-  if (static_cast<int64_t>(facts.available) < runtime.checkpoint->file_bytes()) {
+  if (static_cast<int64_t>(facts.available) < runtime.weights().file_bytes()) {
     row("fits", "no: the file is larger than free memory; it would be read from disk again and again");
   } else {
     row("fits", fmt::format("yes, with a context of {}", facts.context_that_fits));
@@ -115,10 +115,10 @@ void print_json(const Runtime& runtime, const Facts& facts, const std::vector<Na
   w.key("num_hidden_layers").value(c.num_hidden_layers).key("hidden_size").value(c.hidden_size);
   w.key("vocab_size").value(c.vocab_size).key("max_position_embeddings").value(c.max_position_embeddings);
   w.key("mtp_modules").value(static_cast<int64_t>(runtime.model->weights().mtp.size()));
-  w.key("file_bytes").value(runtime.checkpoint->file_bytes());
+  w.key("file_bytes").value(runtime.weights().file_bytes());
   w.key("bytes_per_token").value(facts.decode_bytes).key("kv_bytes_per_token").value(facts.kv_bytes_per_token);
   w.key("available_bytes").value(facts.available);
-  w.key("fits").value(static_cast<int64_t>(facts.available) >= runtime.checkpoint->file_bytes());
+  w.key("fits").value(static_cast<int64_t>(facts.available) >= runtime.weights().file_bytes());
   w.key("context_that_fits").value(facts.context_that_fits);
   if (facts.speed) {
     w.key("predicted").begin_object().key("prefill_tokens").value(kPrefill).key("decode_tokens").value(kDecode);
@@ -143,7 +143,7 @@ void print_json(const Runtime& runtime, const Facts& facts, const std::vector<Na
 
 Status run(const Options& options) {
   TRY_ASSIGN(const Runtime runtime, open_runtime(options.runtime));
-  const std::vector<NamedTensor>& tensors = runtime.checkpoint->tensors();
+  const std::vector<NamedTensor>& tensors = runtime.weights().tensors();
   Facts facts = gather(runtime, tensors);
   if (!options.no_predict) {
     facts.roof = measure_roof(*runtime.pool);

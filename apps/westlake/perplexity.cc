@@ -114,7 +114,7 @@ struct ExactPath {
   SequenceCache cache{pool};
 
   static Result<std::unique_ptr<ExactPath>> create(const Runtime& runtime, int64_t positions) {
-    TRY_ASSIGN(Model model, Model::bind(*runtime.checkpoint));
+    TRY_ASSIGN(Model model, Model::bind(runtime.weights()));
     std::unique_ptr<ExactPath> path(new ExactPath(runtime, std::move(model)));
     TRY(path->cache.ensure(positions));
     return path;

@@ -7,20 +7,43 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "formats/npy.h"
+#include "model/gguf_export.h"
+#include "model/quantised_copy.h"
 #include "westlake/catalogue.h"
 
 namespace westlake {
+namespace {
+
+Status open_quantised(const std::string& quant, Runtime* runtime) {
+  QuantiseOptions options;
+  TRY_ASSIGN(options.dtype, parse_export_dtype(quant));
+  TRY_ASSIGN(const std::string cache, cache_folder());
+  options.folder = cache + "/quantised";
+  Result<QuantisedCopy> copy = open_quantised_copy(*runtime->checkpoint, options, *runtime->pool);
+  if (!copy.ok()) {
+    Error error = copy.error();
+    if (error.code == Code::kExhausted || error.code == Code::kIo)
+      error.message += ". Hint: --quant keeps its copies in WESTLAKE_CACHE, which may lie on another disk";
+    return error;
+  }
+  for (const std::string& note : copy->notes) fmt::print(stderr, "westlake: {}\n", note);
+  runtime->quantised = std::make_unique<Checkpoint>(std::move(copy->checkpoint));
+  return {};
+}
+
+}  // namespace
 
 void add_runtime_options(CLI::App& command, RuntimeOptions* options) {
   command.add_option("MODEL", options->model, "a model folder, a .gguf file, or a catalogue name")->required();
   command.add_option("--threads", options->threads, "threads (default: all cores)")->check(CLI::Range(1, 1024));
   command.add_flag("--exact", options->exact, "float32 activations and accumulation, weights dequantised to float32");
   command
-      .add_option(
-          "--kv", options->kv,
-          "the cache: f32, q8 (int8, where its heads allow), or auto: q8 but for models of width up to 1024, which "
-          "feel rounding; --exact always has f32")
+      .add_option("--kv", options->kv,
+                  "the cache: f32, or q8 (int8) where its heads allow, as auto; --exact always has f32")
       ->check(CLI::IsMember({"auto", "q8", "f32"}));
+  command.add_option("--quant", options->quant,
+                     "quantises a model of plain or FP8 weights on first load, to q8_0 q6_k q5_k q4_k q5_0 q5_1 q4_0 "
+                     "q4_1 (or f16 bf16 f32), into a copy in the cache that later starts run at once");
   command.add_flag("--no-panels", options->no_panels,
                    "reads the weights as the file has them, slower, instead of a copy laid out for this program");
 }
@@ -44,19 +67,20 @@ Result<Runtime> open_machine(const RuntimeOptions& options) {
 Result<Runtime> open_runtime(const RuntimeOptions& options) {
   const int64_t start = now_ns();
   TRY_ASSIGN(Runtime runtime, open_machine(options));
+  if (!options.quant.empty()) TRY(parse_export_dtype(options.quant));  // before anything is opened
   TRY_ASSIGN(const std::string path, resolve_model(options.model));
   TRY_ASSIGN(Checkpoint checkpoint, Checkpoint::open(path));
   runtime.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
-  TRY_ASSIGN(Model model, Model::bind(*runtime.checkpoint));
+  if (!options.quant.empty()) TRY(open_quantised(options.quant, &runtime));
+  TRY_ASSIGN(Model model, Model::bind(runtime.weights()));
   const bool fast = !options.exact && runtime.context->kernels.name != "ref";
   if (fast && !options.no_panels) {
     PanelOptions panels;
     if (const Result<std::string> cache = cache_folder(); cache.ok()) panels.folder = *cache + "/panels";
-    TRY(model.lay_out(*runtime.checkpoint, panels, *runtime.pool));
+    TRY(model.lay_out(runtime.weights(), panels, *runtime.pool));
     if (!model.panels().note().empty()) fmt::print(stderr, "westlake: {}\n", model.panels().note());
   }
-  const bool q8 = options.kv == "q8" || (options.kv == "auto" && !model.fine());
-  if (!options.exact && q8) model.use_q8_cache();
+  if (!options.exact && options.kv != "f32") model.use_q8_cache();
   runtime.model = std::make_unique<Model>(std::move(model));
   runtime.load_s = seconds_since(start);
   return runtime;

@@ -19,20 +19,25 @@ struct RuntimeOptions {
   std::string model;
   int threads = 0;  // 0: all cores this process may use
   bool exact = false;
-  std::string kv = "auto";  // the type of the cache: q8, f32, or q8 but for models that feel rounding
+  std::string kv = "auto";  // the type of the cache: f32, or q8 where heads allow, as auto
   bool no_panels = false;   // weights are read as the file has them
+  std::string quant;        // the type to quantise to on first load; empty: the weights as they are
 };
 
-// Declares MODEL, --threads and --exact.
+// Declares MODEL, --quant, --threads and what else open_runtime() goes by.
 void add_runtime_options(CLI::App& command, RuntimeOptions* options);
 
 struct Runtime {
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<Context> context;
-  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<Checkpoint> checkpoint;  // what the user named: texts and advice are read there
+  std::unique_ptr<Checkpoint> quantised;   // its copy in blocks; null without --quant
   std::unique_ptr<Model> model;
   double load_s = 0;
   std::string isa;  // what WESTLAKE_ISA asks for; empty: the fastest
+
+  // What the model's weights lie in.
+  const Checkpoint& weights() const { return quantised ? *quantised : *checkpoint; }
 };
 
 // Threads and kernels alone. WESTLAKE_ISA names the level; an unknown one is an error that lists those of this machine.

@@ -34,6 +34,7 @@ CpuFeatures detect() {
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512cd");
   f.avx512_vnni = f.avx512 && __builtin_cpu_supports("avx512vnni");
+  f.avx512_vbmi = f.avx512 && __builtin_cpu_supports("avx512vbmi");
   f.avx512_bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
   // Tiles: CPUID leaf 7 says that the units are there, XCR0 that the system saves their state (bit 17: the configuration,
   // 18: the tiles), and the kernel must grant it to the process (ARCH_REQ_XCOMP_PERM, feature 18), once for all threads.
@@ -74,8 +75,12 @@ std::string cpu_name() {
   return "unknown processor";
 }
 
-uint64_t total_memory_bytes() { return meminfo_bytes("MemTotal:"); }
-uint64_t available_memory_bytes() { return meminfo_bytes("MemAvailable:"); }
+uint64_t total_memory_bytes() {
+  return meminfo_bytes("MemTotal:");
+}
+uint64_t available_memory_bytes() {
+  return meminfo_bytes("MemAvailable:");
+}
 
 uint64_t peak_rss_bytes() {
   rusage usage{};

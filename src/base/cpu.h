@@ -7,12 +7,13 @@
 namespace westlake {
 
 struct CpuFeatures {
-  bool avx2 = false;         // with FMA and F16C
-  bool avx512 = false;       // F, BW, DQ, VL, CD
+  bool avx2 = false;    // with FMA and F16C
+  bool avx512 = false;  // F, BW, DQ, VL, CD
   bool avx512_vnni = false;
+  bool avx512_vbmi = false;
   bool avx512_bf16 = false;
-  bool amx_tile = false;     // tile registers, usable by this process
-  bool amx_bf16 = false;     // and their products
+  bool amx_tile = false;  // tile registers, usable by this process
+  bool amx_bf16 = false;  // and their products
   bool amx_int8 = false;
 };
 

@@ -168,6 +168,7 @@ TEST(DeterminismInt8Cache, SameTextAndLogits) {
     if (config.mla()) {
       config.kv_lora_rank = 128;
       config.qk_rope_head_dim = 64;
+      config.qk_nope_head_dim = config.v_head_dim = 64;
     } else {
       config.head_dim = 64;
     }

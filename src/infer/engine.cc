@@ -180,7 +180,7 @@ void Engine::plan() {
   if (running_.empty()) return;
   scheduler_->share(loads, writing ? options_.prompt_tokens_beside_answers : options_.prompt_tokens, shares);
   for (size_t i = 0; i < running_.size(); ++i)
-    running_[i]->share = std::clamp<int64_t>(shares[i], 0, std::max<int64_t>(loads[i].prompt_left, 1));
+    running_[i]->share = prompt_piece(std::max<int64_t>(loads[i].prompt_left, 1), std::max<int64_t>(shares[i], 0));
 }
 
 // Guesses for those that write, as many as pay in this batch.
@@ -231,7 +231,8 @@ void Engine::add_part(Request& request, std::vector<Segment>* segments) {
                           .subspan(static_cast<size_t>(request.sequence->length()), static_cast<size_t>(request.share));
     part.rows = request.share;
     part.logits = request.share == request.prompt_left() ? 1 : 0;
-    segment = request.sequence->extend(rows, MlaForm::kExpanded, part.rows - part.logits);
+    segment = request.sequence->extend(rows, model_->prompt_form(static_cast<int64_t>(request.prompt.size())),
+                                       part.rows - part.logits);
   }
   if (!segment.ok()) {
     request.error = segment.error();

@@ -4,7 +4,7 @@
 // answer (and its drafts), and pieces of prompts within a budget, so that a long prompt makes nobody wait for more than
 // its piece. Weights are read once for all of them. A sequence joins when its prompt is there and leaves with its last
 // token; what else is in the batch does not change its text by a bit, since within one level of kernels a row's result
-// does not depend on its neighbours, and prompts always run in MLA's expanded form and answers in the absorbed one.
+// does not depend on its neighbours, and the form of MLA that a prompt runs in is said by its length alone.
 //
 // Pages of the cache come from one pool. A request is admitted when the pages that it may need at the worst can be set
 // aside, so that nothing that has begun runs out of them; until then it waits its turn.

@@ -37,7 +37,8 @@ class Pass {
     for (size_t i = 0; i < segments_.size(); ++i) {
       Segment& s = segments_[i];
       s.tokens = std::span(tokens_).subspan(first, counts_[i]);
-      s.form = static_cast<int64_t>(counts_[i]) >= kExpandedRows ? MlaForm::kExpanded : MlaForm::kAbsorbed;
+      const auto n = static_cast<int64_t>(counts_[i]);
+      s.form = n >= kExpandedRows ? model_.prompt_form(n) : MlaForm::kAbsorbed;
       const bool logits = s.logits_from < 0;
       s.logits_from = static_cast<int64_t>(counts_[i]) - (logits ? 1 : 0);
       wanted += logits;

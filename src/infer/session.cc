@@ -67,7 +67,8 @@ Result<std::span<const float>> Session::sync(std::span<const int32_t> tokens, co
   TRY(check_prompt_fits(tokens));
   const int64_t kept = std::min(common_prefix(tokens), static_cast<int64_t>(tokens.size()) - 1);
   truncate(kept);
-  return append(tokens.subspan(static_cast<size_t>(kept)), MlaForm::kExpanded, cancel);
+  const auto rest = tokens.subspan(static_cast<size_t>(kept));
+  return append(rest, model_->prompt_form(static_cast<int64_t>(rest.size())), cancel);
 }
 
 Result<std::span<const float>> Session::append(std::span<const int32_t> tokens, MlaForm form,
@@ -81,7 +82,7 @@ Result<std::span<const float>> Session::append(std::span<const int32_t> tokens, 
   }
   for (int64_t done = 0; done < n;) {
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return make_error(Code::kCancelled, "cancelled");
-    const int64_t count = std::min(options_.chunk, n - done);
+    const int64_t count = prompt_piece(n - done, options_.chunk);
     const bool last = done + count == n;
     const auto rows = tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count));
     TRY(forward(rows, form, last ? count - 1 : count));

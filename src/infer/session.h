@@ -2,9 +2,10 @@
 //
 // sync(tokens) makes the cache hold exactly `tokens` and gives the logits after the last: the longest common prefix
 // with what is there already is kept, the rest is computed in chunks. A chat therefore computes only what is new,
-// whatever its template did to earlier turns. Prompts run with MLA's expanded form, single tokens with the absorbed
-// one: same cache, same attention, other cost. Chunks of any size give the same bits; a token that was decoded alone
-// and one that was prefilled agree bit for bit in GQA, and within the rounding of the two forms in MLA.
+// whatever its template did to earlier turns. Prompts run with the form of MLA that Model::prompt_form says, single
+// tokens with the absorbed one: same cache, same attention, other cost. Chunks of any size give the same bits; a token
+// that was decoded alone and one that was prefilled agree bit for bit in GQA, and within the rounding of the two forms
+// in MLA.
 #pragma once
 
 #include <atomic>

@@ -11,6 +11,8 @@
 namespace westlake {
 namespace {
 
+constexpr double kLog2e = 1.4426950408889634;
+
 struct Shape {
   int64_t heads, tokens, start;  // rows: tokens x heads, the first token sees start + 1 keys
   std::vector<int64_t> k_dims;
@@ -72,7 +74,7 @@ class Case {
     a.n_keys = shape_.start + 1 + first_row / shape_.heads;
     a.begin = begin;
     a.end = end;
-    a.scale = 1 / std::sqrt(static_cast<float>(k_dim_));
+    a.scale = static_cast<float>(kLog2e / std::sqrt(k_dim_));
     a.max = parts.max.data();
     a.sum = parts.sum.data();
     a.out = parts.out.data();
@@ -123,9 +125,10 @@ class Case {
   std::vector<float> q_;
 };
 
-const Shape kShapes[] = {{16, 1, 0, {512, 64}, 512, true},  {16, 1, 200, {512, 64}, 512, true},
-                         {5, 3, 126, {128, 64}, 128, true}, {1, 1, 63, {64}, 64, false},
-                         {3, 7, 60, {64}, 64, false},       {7, 2, 700, {128}, 128, false}};
+const Shape kShapes[] = {{16, 1, 0, {512, 64}, 512, true},   {16, 1, 200, {512, 64}, 512, true},
+                         {5, 3, 126, {128, 64}, 128, true},  {1, 1, 63, {64}, 64, false},
+                         {3, 7, 60, {64}, 64, false},        {7, 2, 700, {128}, 128, false},
+                         {1, 70, 190, {128, 64}, 128, false}};
 
 class AttendQ8 : public testing::TestWithParam<const char*> {
  protected:
@@ -229,6 +232,62 @@ TEST_P(AttendQ8, QuantiseRowIsRefs) {
         EXPECT_EQ(da, db);
       }
       EXPECT_EQ(a, b);
+    }
+  }
+}
+
+// Sums are exact and the rest is said to the bit: every level gives what ref gives.
+TEST_P(AttendQ8, ExpandIsRefs) {
+  struct {
+    int64_t T, K, N[2];
+  } const kCases[] = {{64, 512, {128, 128}}, {1, 64, {64, 128}}, {37, 128, {128, 64}}};
+  for (const auto& c : kCases) {
+    Rng rng(9);
+    const int64_t N = c.N[0] + c.N[1], stride = c.K + 64;
+    std::vector<float> w(static_cast<size_t>(N * (c.K + 1)));
+    for (float& x : w) x = static_cast<float>(rng.normal());
+    std::vector<int8_t> x(static_cast<size_t>(kKvBlock * stride));
+    for (int8_t& each : x) each = static_cast<int8_t>(rng.below(255) - 127);
+    std::vector<float> x_scale(static_cast<size_t>(c.T));
+    for (float& each : x_scale) each = static_cast<float>(rng.uniform());
+    const auto run = [&](const KernelTable& k, std::vector<float>* y_scale) {
+      std::vector<std::byte> packed(static_cast<size_t>(N * c.K));
+      std::vector<float> scale(static_cast<size_t>(N)), scratch(static_cast<size_t>(kKvBlock * 129 + 1), -7.0f);
+      std::vector<int8_t> memory(static_cast<size_t>(16 * c.K)), y(static_cast<size_t>(kKvBlock * (N + 64)), 77);
+      for (int64_t n = 0; n < N; n += 16)
+        k.pack_q8(w.data() + n * (c.K + 1), c.K + 1, c.K, packed.data() + n * c.K, scale.data() + n, memory.data());
+      y_scale->assign(static_cast<size_t>(2 * kKvBlock), -7.0f);
+      ExpandQ8Args a;
+      a.x = x.data();
+      a.x_stride = stride;
+      a.x_scale = x_scale.data();
+      a.T = c.T;
+      a.K = c.K;
+      a.w = packed.data();
+      a.w_scale = scale.data();
+      a.parts[0] = {c.N[0], y.data(), y_scale->data()};
+      a.parts[1] = {c.N[1], y.data() + c.N[0] + 64, y_scale->data() + kKvBlock};
+      a.y_stride = N + 64;
+      a.scratch = scratch.data();
+      k.expand_q8(a);
+      EXPECT_EQ(scratch.back(), -7.0f) << "overrun";
+      return y;
+    };
+    std::vector<float> seen_scale, true_scale;
+    const std::vector<int8_t> seen = run(*level_, &seen_scale), truth = run(*kernels_by_name("ref"), &true_scale);
+    EXPECT_EQ(seen, truth);
+    EXPECT_EQ(seen_scale, true_scale);
+    // And ref is the product: row 0, first and last number.
+    for (int64_t n : {int64_t{0}, N - 1}) {
+      double product = 0, size = 0;
+      for (int64_t k = 0; k < c.K; ++k) {
+        const double xk = x_scale[0] * static_cast<double>(x[static_cast<size_t>(k)]);
+        product += xk * w[static_cast<size_t>(n * (c.K + 1) + k)];
+        size += xk * xk;
+      }
+      const bool second = n >= c.N[0];
+      const double y = true_scale[second ? kKvBlock : 0] * truth[static_cast<size_t>(second ? n + 64 : n)];
+      EXPECT_NEAR(y, product, 0.03 * std::sqrt(size)) << n;
     }
   }
 }

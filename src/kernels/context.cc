@@ -5,16 +5,23 @@
 // (a second one only when there are many activations to quantise), and nothing is allocated once the scratch is warm.
 #include "kernels/context.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <new>
 
 #include "base/check.h"
+#include "kernels/job_inputs.h"
 
 namespace westlake {
 namespace {
 
 constexpr int64_t kAlignment = 64;  // bytes: a cache line, and the widest vector
 constexpr int64_t kFirstBlockBytes = 1 << 20;
+
+// Rows of activations lie kilobytes apart: in pages of 4 KB each of them would miss the address cache. Blocks that hold
+// some are in large pages.
+constexpr int64_t kLargePage = 2 << 20;
 
 int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -25,7 +32,7 @@ int64_t round_up(int64_t n, int64_t multiple) {
 // ------------------------------------------------------------------------------------------------------------- scratch
 
 void Scratch::Free::operator()(std::byte* p) const {
-  ::operator delete[](p, std::align_val_t(kAlignment));
+  ::operator delete[](p, alignment);
 }
 
 void* Scratch::take_bytes(int64_t bytes) {
@@ -38,8 +45,10 @@ void* Scratch::take_bytes(int64_t bytes) {
     return taken;
   }
   const int64_t size = std::max({bytes, kFirstBlockBytes, 2 * (blocks_.empty() ? 0 : blocks_.back().size_bytes)});
-  auto* data = static_cast<std::byte*>(::operator new[](static_cast<size_t>(size), std::align_val_t(kAlignment)));
-  blocks_.push_back({std::unique_ptr<std::byte[], Free>(data), size});
+  const auto alignment = std::align_val_t(size >= 2 * kLargePage ? kLargePage : kAlignment);
+  auto* data = static_cast<std::byte*>(::operator new[](static_cast<size_t>(size), alignment));
+  blocks_.push_back({std::unique_ptr<std::byte[], Free>(data, Free{alignment}), size});
+  if (size >= 2 * kLargePage) madvise(data, static_cast<size_t>(size), MADV_HUGEPAGE);  // no error where it cannot be
   used_ = bytes;
   return data;
 }
@@ -57,17 +66,6 @@ namespace {
 // Below this many multiply-adds one thread is done sooner than two are started (a region costs about a microsecond).
 constexpr int64_t kMinParallelWork = 1 << 15;
 
-// Activations fewer than this are quantised by the caller alone.
-constexpr int64_t kMinParallelQuantise = 1 << 15;
-
-bool takes_q8(const Context& ctx, const Mat& w) {
-  return is_quantised(w.dtype) && !ctx.exact;
-}
-
-bool takes_bf16(const Context& ctx, const Mat& w) {
-  return w.dtype == DType::kBF16 && !ctx.exact && ctx.kernels.gemm_bf16 != nullptr && w.cols % 32 == 0;
-}
-
 int64_t panels_of(const Mat& w) {
   return (w.rows + kPanelRows - 1) / kPanelRows;
 }
@@ -80,28 +78,9 @@ int64_t panel_cost(const LinearJob& job) {
 void check_job(const Context& ctx, const LinearJob& job) {
   const Mat& w = *job.w;
   CHECK(w, "[{}, {}] without data", w.rows, w.cols);
-  CHECK((job.ldx >= w.cols && job.ldy >= w.rows) || job.T <= 1, "[{}, {}]: ldx {}, ldy {}", w.rows, w.cols, job.ldx,
-        job.ldy);
+  CHECK((job.ldx >= w.cols && job.ldy >= w.rows) || std::max(job.T, job.input_rows()) <= 1, "[{}, {}]: ldx {}, ldy {}",
+        w.rows, w.cols, job.ldx, job.ldy);
   CHECK(!takes_q8(ctx, w) || w.cols % 32 == 0, "{} inputs in blocks of 32", w.cols);
-}
-
-// Rows of int8 that stand for the T rows of a job: fine activations take two each, [T] and then the rest of each [T].
-int64_t q8_rows(const Context& ctx, int64_t T) {
-  return ctx.fine ? 2 * T : T;
-}
-
-// Rows [begin, end) of a job: int8 and, for fine activations, int8 again of what that leaves. `rest` holds one row.
-void quantise_rows(const Context& ctx, const LinearJob& job, const Q8Rows& rows, int64_t begin, int64_t end,
-                   float* rest) {
-  const auto from = [&](int64_t t) { return Q8Rows{rows.qs_row(t), rows.d_row(t), rows.sums_row(t), rows.cols}; };
-  ctx.kernels.quantise_q8(job.x + begin * job.ldx, job.ldx, end - begin, from(begin));
-  for (int64_t t = begin; ctx.fine && t < end; ++t) {
-    const float* x = job.x + t * job.ldx;
-    const int8_t* qs = rows.qs_row(t);
-    const float* d = rows.d_row(t);
-    for (int64_t k = 0; k < rows.cols; ++k) rest[k] = x[k] - d[k / 32] * static_cast<float>(qs[k]);
-    ctx.kernels.quantise_q8(rest, rows.cols, 1, from(job.T + t));
-  }
 }
 
 // What a product reads and computes: the weights once.
@@ -110,136 +89,77 @@ OpWork product_work(const LinearJob& job, bool q8) {
   return {job.T > 0 ? job.w->bytes() : 0, q8 ? ops : 0, q8 ? 0 : ops};
 }
 
-// What a product takes for x: one of the two, or float32 as it is given.
-struct Input {
-  Q8Rows q8;
-  Bf16Rows bf16;
-  bool rounded() const { return q8.qs != nullptr || bf16.data != nullptr; }
-  bool is(const Input& other) const { return q8.qs == other.q8.qs && bf16.data == other.bf16.data; }
+// Pieces of work a thread, at the least, where there are many jobs.
+constexpr int64_t kPieces = 8;
+
+// Multiply-adds that make a piece long beside the taking of it; with less the memory is the limit, and each thread
+// reads a stretch of it.
+constexpr int64_t kMinPiecesWork = 1 << 24;
+
+// Panels [begin, end) of a job.
+struct Piece {
+  int job;
+  int64_t begin, end;
 };
 
-// The activations of every job that takes them as int8 or bfloat16; neighbours with the same input share.
-const Input* round_inputs(Context& ctx, const LinearJob* jobs, int n_jobs) {
-  Input* inputs = ctx.scratch.take<Input>(n_jobs);
-  int64_t elements = 0;
+// Jobs as pieces to be taken by whoever is free: whole ones, because each piece packs its activations again, but for
+// those that one thread alone would still be at when the others are done.
+int64_t cut_pieces(const LinearJob* jobs, int n_jobs, int64_t most_cost, Piece* pieces) {
+  int64_t n = 0;
   for (int j = 0; j < n_jobs; ++j) {
-    const LinearJob& job = jobs[j];
-    inputs[j] = {};
-    const bool q8 = takes_q8(ctx, *job.w), bf16 = takes_bf16(ctx, *job.w);
-    if (!q8 && !bf16) continue;
-    const int64_t cols = job.w->cols, size = q8 ? q8_rows(ctx, job.T) * cols : Bf16Rows::numbers(job.T, cols);
-    if (j > 0 && (q8 ? inputs[j - 1].q8.qs != nullptr : inputs[j - 1].bf16.data != nullptr) && jobs[j - 1].x == job.x &&
-        jobs[j - 1].T == job.T && jobs[j - 1].ldx == job.ldx && jobs[j - 1].w->cols == cols) {
-      inputs[j] = inputs[j - 1];
-      continue;
-    }
-    if (q8) {
-      inputs[j].q8 = {ctx.scratch.take<int8_t>(size), ctx.scratch.take<float>(size / 32),
-                      ctx.scratch.take<int16_t>(size / 16), cols};
-    } else {
-      inputs[j].bf16 = {ctx.scratch.take<uint16_t>(size), cols};
-    }
-    elements += job.T * cols;
+    const int64_t count = panels_of(*jobs[j].w), parts = count * panel_cost(jobs[j]) / most_cost + 1;
+    for (int64_t i = 0; i < parts; ++i) pieces[n++] = {j, count * i / parts, count * (i + 1) / parts};
   }
-  if (elements == 0) return inputs;
-  const OpTimer timer(ctx.profile, "quantise");
-  int64_t most_cols = 0;
-  for (int j = 0; j < n_jobs; ++j) most_cols = std::max(most_cols, jobs[j].w->cols);
-  float* rests = ctx.scratch.take<float>(ctx.fine ? ctx.pool.size() * most_cols : 0);
-
-  // Tokens [T part / parts, T (part + 1) / parts) of each input; of bfloat16 whole groups.
-  const auto quantise = [&](int64_t part, int64_t parts) {
-    for (int j = 0; j < n_jobs; ++j) {
-      if (!inputs[j].rounded() || (j > 0 && inputs[j].is(inputs[j - 1]))) continue;
-      const LinearJob& job = jobs[j];
-      const bool q8 = inputs[j].q8.qs != nullptr;
-      const auto cut = [&](int64_t i) {
-        const int64_t t = job.T * i / parts;
-        return q8 ? t : std::min(job.T, round_up(t, kBf16Group));
-      };
-      const int64_t begin = cut(part), end = cut(part + 1);
-      if (begin >= end) continue;
-      if (q8) {
-        quantise_rows(ctx, job, inputs[j].q8, begin, end, rests + part * most_cols);
-      } else {
-        const Bf16Rows& rows = inputs[j].bf16;
-        ctx.kernels.round_bf16(job.x + begin * job.ldx, job.ldx, end - begin, {rows.group(begin), rows.cols});
-      }
-    }
-  };
-  if (elements < kMinParallelQuantise) {
-    quantise(0, 1);
-  } else {
-    ctx.pool.run([&](int thread) { quantise(thread, ctx.pool.size()); });
-  }
-  return inputs;
+  return n;
 }
 
-// Numbers that fine products keep of both halves before they are added: half of a second-level cache, so that a piece
-// has rows enough to pay for what a call prepares.
-constexpr int64_t kFineSums = 1 << 17;
-
-int64_t fine_rows(int64_t T) {
-  return std::max(kPanelRows, kFineSums / (2 * T) / kPanelRows * kPanelRows);
-}
-
-// y = product of the first T rows + product of the rest, the weights read once. sums: [2T, fine_rows(T)].
-void fine_product(const Context& ctx, const LinearJob& job, RowRange rows, const Q8Rows& x, float* sums, float* panel) {
-  const int64_t ld = fine_rows(job.T);
-  for (int64_t begin = rows.begin; begin < rows.end; begin += ld) {
-    Mat piece = *job.w;
-    piece.data = job.w->row(begin);
-    piece.rows = std::min(ld, rows.end - begin);
-    ctx.kernels.gemm_q8(piece, {0, piece.rows}, x, 2 * job.T, sums, ld, panel);
-    for (int64_t t = 0; t < job.T; ++t) {
-      const float* rest = sums + (job.T + t) * ld;
-      for (int64_t n = 0; n < piece.rows; ++n) job.y[t * job.ldy + begin + n] = sums[t * ld + n] + rest[n];
-    }
-  }
-}
-
-void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inputs) {
-  int64_t total_cost = 0, work = 0, cols = 0, fine_floats = 0;
+void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const JobInput* inputs) {
+  int64_t total_cost = 0, work = 0, cols = 0;
   for (int j = 0; j < n_jobs; ++j) {
     total_cost += panels_of(*jobs[j].w) * panel_cost(jobs[j]);
     work += jobs[j].w->rows * jobs[j].w->cols * jobs[j].T;
-    if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs && inputs[j].q8.qs));
+    if (ctx.profile != nullptr) ctx.profile->count(product_work(jobs[j], inputs[j].q8.qs != nullptr));
     cols = std::max(cols, jobs[j].w->cols);
-    if (ctx.fine && jobs[j].T > 0) fine_floats = std::max(fine_floats, 2 * jobs[j].T * fine_rows(jobs[j].T));
   }
-  const int64_t panel_floats = round_up(kPanelRows * cols, kAlignment / 4);
+  const int64_t panel_floats = round_up(kScratchRows * cols, kAlignment / 4);
   float* panels = ctx.scratch.take<float>(ctx.pool.size() * panel_floats);
-  float* sums = ctx.scratch.take<float>(ctx.pool.size() * fine_floats);
 
+  const auto run_panels = [&](int j, int64_t begin, int64_t end, int thread) {
+    const LinearJob& job = jobs[j];
+    const JobInput& input = inputs[j];
+    const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
+    float* panel = panels + thread * panel_floats;
+    if (rows.begin >= rows.end || job.T == 0) return;
+    if (input.q8.qs != nullptr) {
+      ctx.kernels.gemm_q8(*job.w, rows, input.q8, job.T, job.y, job.ldy, panel);
+    } else if (input.bf16.data != nullptr) {
+      ctx.kernels.gemm_bf16(*job.w, rows, input.bf16, job.T, job.y, job.ldy, panel);
+    } else {
+      ctx.kernels.gemm_f32(*job.w, rows, input.x, input.ldx, job.T, job.y, job.ldy, panel);
+    }
+  };
   // The panels whose cost begins in [total part / parts, total (part + 1) / parts) on the line of all jobs.
   const auto run = [&](int part, int parts) {
     int64_t lo = total_cost * part / parts, hi = total_cost * (part + 1) / parts;
     for (int j = 0; j < n_jobs && hi > 0; ++j) {
-      const LinearJob& job = jobs[j];
-      const int64_t cost = panel_cost(job), count = panels_of(*job.w);
+      const int64_t cost = panel_cost(jobs[j]), count = panels_of(*jobs[j].w);
       const int64_t begin = std::clamp<int64_t>((lo + cost - 1) / cost, 0, count);
-      const int64_t end = std::clamp<int64_t>((hi + cost - 1) / cost, 0, count);
-      const RowRange rows = {begin * kPanelRows, std::min(end * kPanelRows, job.w->rows)};
-      float* panel = panels + part * panel_floats;
-      if (rows.begin < rows.end && job.T > 0) {
-        if (inputs && inputs[j].q8.qs && ctx.fine) {
-          fine_product(ctx, job, rows, inputs[j].q8, sums + part * fine_floats, panel);
-        } else if (inputs && inputs[j].q8.qs) {
-          ctx.kernels.gemm_q8(*job.w, rows, inputs[j].q8, job.T, job.y, job.ldy, panel);
-        } else if (inputs && inputs[j].bf16.data) {
-          ctx.kernels.gemm_bf16(*job.w, rows, inputs[j].bf16, job.T, job.y, job.ldy, panel);
-        } else {
-          ctx.kernels.gemm_f32(*job.w, rows, job.x, job.ldx, job.T, job.y, job.ldy, panel);
-        }
-      }
+      run_panels(j, begin, std::clamp<int64_t>((hi + cost - 1) / cost, 0, count), part);
       lo -= cost * count;
       hi -= cost * count;
     }
   };
+  const int64_t threads = ctx.pool.size(), least = kPieces * threads;
   if (work < kMinParallelWork) {
     run(0, 1);
+  } else if (n_jobs < least || work < kMinPiecesWork * least) {
+    ctx.pool.run([&](int thread) { run(thread, static_cast<int>(threads)); });
   } else {
-    ctx.pool.run([&](int thread) { run(thread, ctx.pool.size()); });
+    Piece* pieces = ctx.scratch.take<Piece>(n_jobs + least);
+    const int64_t n = cut_pieces(jobs, n_jobs, total_cost / least + 1, pieces);
+    ctx.pool.for_each_chunk(n, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t i = begin; i < end; ++i) run_panels(pieces[i].job, pieces[i].begin, pieces[i].end, thread);
+    });
   }
 }
 
@@ -248,7 +168,7 @@ void run_jobs(Context& ctx, const LinearJob* jobs, int n_jobs, const Input* inpu
 void linear_jobs(Context& ctx, const LinearJob* jobs, int n_jobs) {
   for (int j = 0; j < n_jobs; ++j) check_job(ctx, jobs[j]);
   const ScratchScope scope(ctx.scratch);
-  run_jobs(ctx, jobs, n_jobs, round_inputs(ctx, jobs, n_jobs));
+  run_jobs(ctx, jobs, n_jobs, make_inputs(ctx, jobs, n_jobs));
 }
 
 void linear(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy) {
@@ -260,7 +180,8 @@ void linear_f32(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t
   const LinearJob job = {&w, x, ldx, T, y, ldy};
   CHECK(w, "[{}, {}] without data", w.rows, w.cols);
   const ScratchScope scope(ctx.scratch);
-  run_jobs(ctx, &job, 1, nullptr);
+  const JobInput input{.x = x, .ldx = ldx};
+  run_jobs(ctx, &job, 1, &input);
 }
 
 // Threads share the tokens when there are several. One token alone is the caller's: its sum over the rows keeps its

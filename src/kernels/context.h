@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "base/thread_pool.h"
@@ -33,6 +34,7 @@ class Scratch {
 
  private:
   struct Free {
+    std::align_val_t alignment;
     void operator()(std::byte* p) const;
   };
   struct Block {
@@ -64,27 +66,34 @@ struct Context {
   // float32 activations everywhere; false: int8 for quantised weights, bfloat16 for those in bfloat16 (where the level
   // has products for it).
   bool exact = false;
-  // Quantised activations as the sum of two int8 rows, x ~ d q + d' q' (the second is what the first leaves): sixteen
-  // bits for twice the products and the same weights read. For models so small that they feel the rounding.
+  // Quantised activations keep what int8 leave, as int8 again, in the blocks where that is much (Q8Rest): a tenth more
+  // products and a fifth of the error. For models so small that they feel the rounding.
   bool fine = false;
   Scratch scratch{};
   Profile* profile = nullptr;  // where the time went, for who asks; null: nobody counts
 };
 
-// y[T, N] = x[T, K] W^T, cut over the threads of the context. Unless ctx.exact, x is rounded to
-// int8 when W is quantised, and to bfloat16 when W is. `x` row stride ldx, `y` row stride ldy.
+// y[T, N] = x[T, K] W^T, cut over the threads of the context. Unless ctx.exact, x is rounded to int8 when W is
+// quantised, and to bfloat16 when W is. `x` row stride ldx, `y` row stride ldy.
 void linear(Context& ctx, const Mat& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy);
 
 // Several products in one parallel region: q, k, v of one input; gate and up of all chosen experts; down of each expert
-// over its own tokens. Inputs that are the same pointer in neighbouring jobs are quantised once. The work of all jobs
-// is cut over the threads together, so that they end together.
+// over its own tokens. Neighbouring jobs that read the same rows share their rounded input. The work of all jobs is cut
+// over the threads together, so that they end together.
 struct LinearJob {
   const Mat* w;    // [N, K]
-  const float* x;  // [T, K]
+  const float* x;  // [T, K], or [x_rows, K] with an index
   int64_t ldx;
   int64_t T;
   float* y;  // [T, N]
   int64_t ldy;
+  // What is multiplied is silu(x) * up, made as it is rounded; null: x itself. Strides are those of x.
+  const float* up = nullptr;
+  // Token t is row index[t] of x, which has x_rows; null: row t.
+  const int32_t* index = nullptr;
+  int64_t x_rows = 0;
+
+  int64_t input_rows() const { return index != nullptr ? x_rows : T; }
 };
 void linear_jobs(Context& ctx, const LinearJob* jobs, int n_jobs);
 

@@ -66,7 +66,7 @@ struct Product {
 
   // One call of one kernel: with float32 activations, or with those of the fast path.
   std::vector<float> expected(const KernelTable& k, bool exact) const {
-    std::vector<float> y(static_cast<size_t>(T * w.rows)), panel(static_cast<size_t>(kPanelRows * w.cols));
+    std::vector<float> y(static_cast<size_t>(T * w.rows)), panel(static_cast<size_t>(kScratchRows * w.cols));
     if (!exact && w.dtype == DType::kBF16 && k.gemm_bf16 != nullptr && w.cols % 32 == 0) {
       std::vector<uint16_t> rounded(static_cast<size_t>(Bf16Rows::numbers(T, w.cols)));
       k.round_bf16(x.data(), w.cols, T, {rounded.data(), w.cols});
@@ -146,28 +146,98 @@ TEST_P(Linear, JobsAreEachTheirProduct) {
   EXPECT_EQ(ctx.scratch.reserved_bytes(), reserved);
 }
 
-// Two int8 rows a token: close to float32, and the same bits whatever the threads and whatever else is in the call.
-TEST_P(Linear, FineActivationsAreNearlyFloat) {
-  for (const KernelTable* kernels : available_kernels()) {
-    ThreadPool pool(GetParam());
-    for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ6_K, DType::kQ8_0}) {
-      const Product p(dtype, 83, 512, 21, 5);
-      const std::vector<float> exact = p.expected(*kernels, true), coarse = p.expected(*kernels, false);
-      Context ctx{*kernels, pool};
-      ctx.fine = true;
-      std::vector<float> y(exact.size());
-      linear(ctx, p.w, p.x.data(), p.w.cols, p.T, y.data(), p.w.rows);
-      double fine_error = 0, coarse_error = 0;
-      for (size_t i = 0; i < y.size(); ++i) {
-        fine_error += std::pow(y[i] - exact[i], 2);
-        coarse_error += std::pow(coarse[i] - exact[i], 2);
-      }
-      EXPECT_LT(fine_error, 1e-3 * coarse_error) << dtype_name(dtype) << " " << kernels->name;
-      std::vector<float> alone(static_cast<size_t>(p.w.rows));
-      for (int64_t t : {int64_t{0}, p.T - 1}) {
-        linear(ctx, p.w, p.x.data() + t * p.w.cols, p.w.cols, 1, alone.data(), p.w.rows);
-        EXPECT_EQ(std::memcmp(alone.data(), y.data() + t * p.w.rows, alone.size() * sizeof(float)), 0)
-            << dtype_name(dtype) << " " << kernels->name << " token " << t;
+// Inputs picked by an index, and inputs silu(x) * up that are made on the way: as if their rows had been written first.
+TEST_P(Linear, JobsMakeTheirInputs) {
+  constexpr int64_t kRows = 50, kCols = 512;
+  std::vector<int32_t> index = {3, 0, 0, 10, 7, 3, 9};
+  for (int32_t t = 49; t >= 0; t -= 3) index.push_back(t);
+  const int64_t T = static_cast<int64_t>(index.size());
+  const auto compare = [&](const KernelTable& kernels, DType dtype, bool exact, bool fine) {
+    Product p(dtype, 40, kCols, kRows, 1), q(dtype, 100, kCols, kRows, 2), up(dtype, 1, kCols, kRows, 3);
+    for (size_t i = 0; i < p.x.size(); i += 301) p.x[i] *= 200;  // rests
+    std::vector<float> picked, gated(p.x.size());
+    for (int32_t t : index) picked.insert(picked.end(), p.x.begin() + t * kCols, p.x.begin() + (t + 1) * kCols);
+    kernels.silu_mul(p.x.data(), up.x.data(), kRows * kCols, gated.data());
+    Context ctx = {.kernels = kernels, .pool = pool_, .exact = exact, .fine = fine};
+    const auto results = [&](const std::vector<LinearJob>& jobs) {
+      std::vector<std::vector<float>> y;
+      for (const LinearJob& job : jobs) y.emplace_back(static_cast<size_t>(job.T * job.w->rows));
+      std::vector<LinearJob> placed = jobs;
+      for (size_t i = 0; i < jobs.size(); ++i) placed[i].y = y[i].data(), placed[i].ldy = jobs[i].w->rows;
+      linear_jobs(ctx, placed.data(), static_cast<int>(placed.size()));
+      return y;
+    };
+    const float *x = p.x.data(), *u = up.x.data();
+    const auto made = results({{&p.w, x, kCols, kRows, nullptr, 0},
+                               {&p.w, x, kCols, T, nullptr, 0, nullptr, index.data(), kRows},
+                               {&q.w, x, kCols, T, nullptr, 0, nullptr, index.data(), kRows},
+                               {&q.w, x, kCols, 2, nullptr, 0, nullptr, index.data() + 3, kRows},
+                               {&q.w, x, kCols, kRows, nullptr, 0, u}});
+    const auto written = results({{&p.w, x, kCols, kRows, nullptr, 0},
+                                  {&p.w, picked.data(), kCols, T, nullptr, 0},
+                                  {&q.w, picked.data(), kCols, T, nullptr, 0},
+                                  {&q.w, picked.data() + 3 * kCols, kCols, 2, nullptr, 0},
+                                  {&q.w, gated.data(), kCols, kRows, nullptr, 0}});
+    EXPECT_EQ(made, written) << kernels.name << " " << dtype_name(dtype) << (exact ? " exact" : fine ? " fine" : "");
+  };
+  const KernelTable* tiles = kernels_by_name("avx512_amx_emulated");
+  for (DType dtype : {DType::kQ4_0, DType::kQ6_K, DType::kF32, DType::kBF16}) {
+    compare(kernels_, dtype, true, false);
+    for (const bool fine : {false, true}) {
+      compare(kernels_, dtype, false, fine);
+      if (tiles != nullptr) compare(*tiles, dtype, false, fine);
+    }
+  }
+}
+
+// Jobs enough to be taken in pieces by whoever is free, one of them much larger than the others.
+TEST_P(Linear, PiecesAreTheKernel) {
+  const Product p(DType::kQ4_0, 1024, 1024, 32, 1), large(DType::kQ4_0, 4096, 1024, 200, 2);
+  Context ctx = {kernels_, pool_};
+  std::vector<std::vector<float>> y(8 * static_cast<size_t>(pool_.size()) + 1);
+  std::vector<LinearJob> jobs;
+  for (size_t i = 0; i < y.size(); ++i) {
+    const Product& of = i == 5 ? large : p;
+    y[i].resize(static_cast<size_t>(of.T * of.w.rows));
+    jobs.push_back({&of.w, of.x.data(), of.w.cols, of.T, y[i].data(), of.w.rows});
+  }
+  linear_jobs(ctx, jobs.data(), static_cast<int>(jobs.size()));
+  const std::vector<float> expected = p.expected(kernels_, false);
+  for (size_t i = 0; i < y.size(); ++i) EXPECT_TRUE(y[i] == (i == 5 ? large.expected(kernels_, false) : expected)) << i;
+}
+
+// Rests of blocks with outliers: a small part of the error, the same bits whatever the threads, whatever else is in the
+// call and whatever the level.
+TEST_P(Linear, FineActivationsHoldOutliers) {
+  for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ6_K, DType::kQ8_0}) {
+    for (const int64_t T : {1, 2, 7, 131}) {
+      Product p(dtype, 83, 1536, T, 5);
+      for (size_t i = 0; i < p.x.size(); i += 301) p.x[i] *= 200;
+      std::vector<float> first;
+      std::vector<const KernelTable*> levels = available_kernels();
+      if (const KernelTable* tiles = kernels_by_name("avx512_amx_emulated")) levels.push_back(tiles);
+      for (const KernelTable* kernels : levels) {
+        ThreadPool pool(GetParam());
+        const std::vector<float> exact = p.expected(*kernels, true), coarse = p.expected(*kernels, false);
+        Context ctx{*kernels, pool};
+        ctx.fine = true;
+        std::vector<float> y(exact.size());
+        linear(ctx, p.w, p.x.data(), p.w.cols, T, y.data(), p.w.rows);
+        double fine_error = 0, coarse_error = 0;
+        for (size_t i = 0; i < y.size(); ++i) {
+          fine_error += std::pow(y[i] - exact[i], 2);
+          coarse_error += std::pow(coarse[i] - exact[i], 2);
+        }
+        EXPECT_LT(fine_error, 0.1 * coarse_error) << dtype_name(dtype) << " " << kernels->name << " T " << T;
+        if (first.empty()) first = y;
+        EXPECT_EQ(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)), 0)
+            << dtype_name(dtype) << " " << kernels->name << " T " << T;
+        std::vector<float> some(static_cast<size_t>(2 * p.w.rows));
+        for (int64_t t = 0; t + 2 <= T; t += 43) {
+          linear(ctx, p.w, p.x.data() + t * p.w.cols, p.w.cols, 2, some.data(), p.w.rows);
+          EXPECT_EQ(std::memcmp(some.data(), y.data() + t * p.w.rows, some.size() * sizeof(float)), 0)
+              << dtype_name(dtype) << " " << kernels->name << " token " << t;
+        }
       }
     }
   }

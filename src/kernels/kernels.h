@@ -21,6 +21,8 @@
 
 namespace westlake {
 
+struct Q8Rest;
+
 // Activations for the quantised path: int8 with one scale a block of 32, x[i] ~ d[i/32] * qs[i].
 // sums[i/16] holds the sum of sixteen qs, for formats with a minimum or an offset.
 // A row of K numbers takes K int8, K/32 floats and K/16 int16. Requires: K % 32 == 0.
@@ -29,10 +31,26 @@ struct Q8Rows {
   float* d = nullptr;       // [T, K/32]
   int16_t* sums = nullptr;  // [T, K/16]
   int64_t cols = 0;         // K
+  // Token t is row index[t] of the memory; null: row t.
+  const int32_t* index = nullptr;
+  // What some blocks add, of token t (not of its row); null: nothing.
+  const Q8Rest* rest = nullptr;
 
-  int8_t* qs_row(int64_t t) const { return qs + t * cols; }
-  float* d_row(int64_t t) const { return d + t * (cols / 32); }
-  int16_t* sums_row(int64_t t) const { return sums + t * (cols / 16); }
+  int64_t row(int64_t t) const { return index != nullptr ? index[t] : t; }
+  int8_t* qs_row(int64_t t) const { return qs + row(t) * cols; }
+  float* d_row(int64_t t) const { return d + row(t) * (cols / 32); }
+  int16_t* sums_row(int64_t t) const { return sums + row(t) * (cols / 16); }
+};
+
+// Finer activations: x[i] ~ d qs[i] + d' qs'[i], the second what the first leaves, in those blocks where that is much.
+// One row of `blocks` (K = 32) for each pair (block, token) that has a second part. Tokens go in groups of kRestTokens
+// from token 0 on; in group g the pairs of block b are [begin(g, b, K/32), begin(g, b + 1, K/32)), ascending in token.
+inline constexpr int64_t kRestTokens = 48;
+struct Q8Rest {
+  Q8Rows blocks;
+  int32_t* token = nullptr;   // of each pair, in its group
+  int32_t* starts = nullptr;  // [groups, K/32 + 1]
+  int64_t begin(int64_t group, int64_t b, int64_t n_blocks) const { return starts[group * (n_blocks + 1) + b]; }
 };
 
 // Activations for the bfloat16 path, [T, K] in groups of kBf16Group tokens; group g begins at data + g kBf16Group K,
@@ -46,6 +64,9 @@ struct Bf16Rows {
   uint16_t* group(int64_t t) const { return data + t * cols; }
   static int64_t numbers(int64_t T, int64_t K) { return (T + kBf16Group - 1) / kBf16Group * kBf16Group * K; }
 };
+
+// Scratch of int8 products, in rows of K floats: the activations of many tokens in another order.
+inline constexpr int64_t kScratchRows = 72;
 
 // A range [begin, end) of rows of a weight.
 struct RowRange {
@@ -93,13 +114,16 @@ struct Q8Group {
   int64_t k_dims[2] = {};
   int64_t k_scale[2] = {};  // which scale each part has
   int64_t v_offset = 0, v_dim = 0, v_scale = 0;
+  int64_t page_offset = 0;  // floats: the rows of this group begin behind those of others
   int64_t k_dim() const { return k_dims[0] + (k_parts > 1 ? k_dims[1] : 0); }
 };
 
-// Query rows against int8 keys [begin, end) and their values: a piece of softmax(..) v that attend_q8_merge joins.
-//   max[i] = the largest score, sum[i] = sum_s exp(score - max), out[i] = sum_s exp(score - max) v[s]
+// Query rows against int8 keys [begin, end) and their values: a piece of softmax(..) v that attend_q8_merge joins, in
+// powers of two.
+//   score = scale q k, max[i] = the largest of them
+//   sum[i] = sum_s 2^(score - max), out[i] = sum_s 2^(score - max) v[s]
 // Row i belongs to token i / heads and sees keys [0, n_keys + i / heads). Weights are rounded to 1/16383 of the largest
-// of 64 keys, q to int8 a part.
+// of 64 keys, q to int8 a part. A whole block of kKvBlock keys may be read, whatever stands behind the last key.
 struct AttendQ8Args : Q8Group {
   const float* q = nullptr;  // [n_q, k_dim()], row stride q_stride
   int64_t q_stride = 0;
@@ -108,16 +132,40 @@ struct AttendQ8Args : Q8Group {
   int64_t page_tokens = 0;
   int64_t layer_offset = 0;  // floats
   int64_t row_bytes = 0;
-  int64_t n_keys = 0;          // of the first token
-  int64_t begin = 0, end = 0;  // begin: a multiple of kKvBlock
-  float scale = 1;
+  int64_t n_keys = 0;            // of the first token
+  int64_t begin = 0, end = 0;    // begin: a multiple of kKvBlock
+  float scale = 1;               // of a softmax: its own times log2(e)
   float* max = nullptr;          // [n_q]
   float* sum = nullptr;          // [n_q]; 0 when the row sees nothing of the range
   float* out = nullptr;          // [n_q, v_dim]
   std::byte* scratch = nullptr;  // scratch_bytes()
 
   int64_t keys_of(int64_t i) const { return n_keys + i / heads; }
-  int64_t scratch_bytes() const { return n_q * (k_dim() + 2 * kKvBlock + 24) + kKvBlock * v_dim + 8 * 64; }
+  int64_t scratch_bytes() const {
+    const int64_t rows = (n_q + 15) / 16 * 16;  // whole registers of any level; weights of 256 keys and their halves
+    return (rows + 16) * k_dim() + rows * (6 * 256 + 4 * 10) + 256 * 64 + 8 * kKvBlock + 16 * 64;
+  }
+};
+
+// Rows of an int8 cache times a weight, back to int8: MLA's latents to the keys and the values of one head. A part of
+// the outputs has its own scales: part p of row i is y_scale[i] * y[i * y_stride + j], as quantise_row makes it of
+//   x_scale[i] w_scale[n] sum_k x[i, k] w[n, k]      the sum exact in int32
+// Requires: K and every part a multiple of 64, T <= kKvBlock; a whole kKvBlock of rows of x may be read.
+struct ExpandQ8Args {
+  struct Part {
+    int64_t N;  // outputs: the next N rows of w
+    int8_t* y;
+    float* y_scale;  // [T]
+  };
+  const int8_t* x = nullptr;  // [T, K], row stride x_stride
+  int64_t x_stride = 0;
+  const float* x_scale = nullptr;  // [T]
+  int64_t T = 0, K = 0;
+  const std::byte* w = nullptr;    // [parts' N, K], sixteen rows after sixteen rows as pack_q8 lays them out
+  const float* w_scale = nullptr;  // [parts' N]
+  Part parts[2] = {};
+  int64_t y_stride = 0;
+  float* scratch = nullptr;  // kKvBlock * (largest N + 1) floats
 };
 
 // One row of a piece.
@@ -137,9 +185,10 @@ struct KernelTable {
   void (*gemm_f32)(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy,
                    float* panel);
 
-  // The same with int8 activations; each dot is exact in int32 within a block of 32, then float32 over blocks.
+  // The same with int8 activations; each dot is exact in int32 within a block of 32, then float32 over blocks. The rest
+  // of x is a sum of its own over its blocks, added at the end. `scratch` has kScratchRows * K floats.
   // Requires: is_quantised(w.dtype).
-  void (*gemm_q8)(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel);
+  void (*gemm_q8)(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* scratch);
 
   // The same with activations and weights in bfloat16: products are exact, sums are float32, in an order and with a
   // rounding of the level's own (numbers below 2^-126 may count as zero). Null where the level has no unit for it:
@@ -179,12 +228,23 @@ struct KernelTable {
   void (*rope_interleaved)(float* x, const float* cos, const float* sin, int64_t n);
   void (*rope_halves)(float* x, const float* cos, const float* sin, int64_t n);
 
+  // x := H x / sqrt(n), H the Hadamard matrix of Sylvester: its own inverse, and it spreads an outlier over all n.
+  // Requires: n a power of two, at least 32.
+  void (*hadamard)(float* x, int64_t n);
+
   void (*attend)(const AttendArgs& args);
 
   void (*attend_q8)(const AttendQ8Args& args);
 
   // Joins a piece of later keys to those before it; out has n numbers, a multiple of 32.
   void (*attend_q8_merge)(const AttendPart& later, const AttendPart& to, int64_t n);
+
+  // Sixteen rows of K numbers (stride ldw) to int8 with a scale each, in the order that expand_q8 of this level reads.
+  // out: 16 K bytes; scratch: as much. Requires: K % 64 == 0.
+  void (*pack_q8)(const float* w, int64_t ldw, int64_t K, std::byte* out, float* scale, int8_t* scratch);
+
+  // Operations 2 T K N in int8, which are the limit: weights are packed once for many calls.
+  void (*expand_q8)(const ExpandQ8Args& args);
 
   // n numbers to int8: qs = round(x 127 / max|x|), ties to even; returns max|x| / 127. NaN when one is not finite.
   float (*quantise_row)(const float* x, int64_t n, int8_t* qs);

@@ -110,6 +110,7 @@ void add_rows(std::vector<OpCase>& cases) {
       }
     }
   }
+  for (int64_t n : {32, 64, 128, 512}) cases.push_back({.op = Op::kHadamard, .cols = n, .misalign = n / 64});
   cases.push_back({.op = Op::kRmsNorm, .cols = 100, .gap = 4});  // without a weight
   for (int64_t n : {32, 64, 96, 576})
     cases.push_back({.op = Op::kQuantiseQ8, .cols = n, .T = 3, .gap = 7, .misalign = 1});
@@ -304,6 +305,34 @@ TEST_P(Levels, NanIsSeenInBfloat16) {
   op.x()[64 + 34] = std::bit_cast<float>(0x7f800001);  // a NaN whose upper half alone is infinity
   op.run(*level_, y);
   for (int64_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y.data()[i]), i % 5 == 2 || i / 5 == 1) << i;
+}
+
+// One token takes FP8 by a way of its own: every byte, NaN among them, and scales from the smallest to the largest.
+TEST_P(Levels, Fp8OfOneTokenIsThatOfMany) {
+  for (const int exponent : {1, 20, 100, 127, 134, 135, 136, 200, 246, 254}) {
+    OpRun op({.op = Op::kGemmF32,
+              .dtype = DType::kF8E4M3,
+              .rows = 6,
+              .cols = 300,
+              .T = 3,
+              .fp8_scales = true,
+              .scale_dtype = DType::kF8E8M0});
+    std::memset(const_cast<std::byte*>(op.weight().scales), exponent, 3);
+    for (int64_t r = 0; r < 6; ++r) {
+      auto* row = reinterpret_cast<uint8_t*>(const_cast<std::byte*>(op.weight().row(r)));
+      for (int64_t k = 0; k < 300; ++k) {
+        row[k] = static_cast<uint8_t>(k + 50 * r);
+        if (r % 2 == 0 && (row[k] & 0x7f) == 0x7f) row[k] = 1;  // half of the rows without a NaN
+      }
+    }
+    Guarded whole = op.output(), tokens = op.output();
+    op.run(*level_, whole);
+    for (int64_t t = 0; t < 3; ++t) op.run(*level_, {0, 6}, t, t + 1, tokens);
+    for (int64_t i = 0; i < whole.size(); ++i) {
+      const float a = whole.data()[i], b = tokens.data()[i];
+      EXPECT_TRUE(same_bits(a, b) || (std::isnan(a) && std::isnan(b))) << exponent << ": " << a << " and " << b;
+    }
+  }
 }
 
 TEST_P(Levels, NanScaleIsSeen) {

@@ -1,6 +1,7 @@
 // The tables of this build, one a level of machine. Only registry.cc and the level's own file name them.
 #pragma once
 
+#include "base/cpu.h"  // for the bodies of the levels
 #include "kernels/kernels.h"
 #include "kernels/training.h"
 

@@ -37,11 +37,12 @@ enum class Op {
   kSoftmax,
   kRopeInterleaved,
   kRopeHalves,
+  kHadamard,
   kAttend,
 };
 inline constexpr const char* kOpNames[] = {
-    "gemm_f32", "gemm_q8", "gemm_bf16", "gemm_nn_f32", "dequantise",       "quantise_q8", "rms_norm",
-    "silu_mul", "axpy",    "dot",       "softmax",     "rope_interleaved", "rope_halves", "attend"};
+    "gemm_f32", "gemm_q8", "gemm_bf16", "gemm_nn_f32",      "dequantise",  "quantise_q8", "rms_norm", "silu_mul",
+    "axpy",     "dot",     "softmax",   "rope_interleaved", "rope_halves", "hadamard",    "attend"};
 
 struct OpCase {
   Op op = Op::kGemmF32;
@@ -257,7 +258,7 @@ inline void OpRun::make_weight() {
     w_.scales = scales_.data();
     w_.scale_dtype = c_.scale_dtype;
   }
-  panel_ = std::make_shared<Guarded>(threads_ * kPanelRows * c_.cols, 0);
+  panel_ = std::make_shared<Guarded>(threads_ * kScratchRows * c_.cols, 0);
 }
 
 inline void OpRun::make_q8(Q8Memory* q) {
@@ -285,7 +286,7 @@ inline Guarded OpRun::output() {
   if (c_.op == Op::kQuantiseQ8) ldy_ = std::max<int64_t>(n, 1);
   Guarded y(n, c_.misalign);
   const bool in_place = c_.op == Op::kAxpy || c_.op == Op::kSoftmax || c_.op == Op::kRopeInterleaved ||
-                        c_.op == Op::kRopeHalves || c_.op == Op::kGemmNnF32;
+                        c_.op == Op::kRopeHalves || c_.op == Op::kHadamard || c_.op == Op::kGemmNnF32;
   for (int64_t i = 0; in_place && i < n; ++i) {
     if (is_output(i)) y.data()[i] = static_cast<float>((i * 37 % 101 - 50) * 0.04);
   }
@@ -295,7 +296,7 @@ inline Guarded OpRun::output() {
 // ----------------------------------------------------------------------------------------------------------------- run
 
 inline void OpRun::run(const KernelTable& k, RowRange rows, int64_t t0, int64_t t1, Guarded& out, int thread) {
-  float* panel = panel_ ? panel_->data() + thread * kPanelRows * c_.cols : nullptr;
+  float* panel = panel_ ? panel_->data() + thread * kScratchRows * c_.cols : nullptr;
   const int64_t n = c_.cols;
   float* y = out.data();
   const float* a = other_.data() + (c_.misalign ? 1 : 0);
@@ -338,6 +339,8 @@ inline void OpRun::run(const KernelTable& k, RowRange rows, int64_t t0, int64_t 
       return k.rope_interleaved(y, a, b, n);
     case Op::kRopeHalves:
       return k.rope_halves(y, a, b, n);
+    case Op::kHadamard:
+      return k.hadamard(y, n);
     case Op::kAttend:
       return attend(k, y);
   }

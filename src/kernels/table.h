@@ -17,9 +17,12 @@ constexpr KernelTable table_named(std::string_view name) {
       .softmax = softmax,
       .rope_interleaved = rope_interleaved,
       .rope_halves = rope_halves,
+      .hadamard = hadamard,
       .attend = attend,
       .attend_q8 = attend_q8,
       .attend_q8_merge = attend_q8_merge,
+      .pack_q8 = pack_q8,
+      .expand_q8 = expand_q8,
       .quantise_row = quantise_row,
   };
 }

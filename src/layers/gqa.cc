@@ -44,6 +44,13 @@ void attend_f32(Context& ctx, const GqaOptions& options, std::span<const Attenti
   });
 }
 
+// Int8 keys, values and queries are those of heads turned by a Hadamard matrix: products of queries and keys stay, the
+// outliers that a few dimensions of keys have are spread over all, and the sum of values is turned back. Source:
+// Ashkboos et al., QuaRot, 2024.
+bool spreads(int64_t head_dim) {
+  return (head_dim & (head_dim - 1)) == 0;
+}
+
 }  // namespace
 
 void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& params, const RopeAngles& angles,
@@ -70,6 +77,7 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
     (options.rope_interleaved ? kernels.rope_interleaved : kernels.rope_halves)(head, angles.cos_row(t),
                                                                                 angles.sin_row(t), hd);
   };
+  const bool turned = segments[0].kv.q8() && spreads(hd);
   for (const AttentionSegment& segment : segments) {
     ctx.pool.for_range(segment.T, 8, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
@@ -79,6 +87,11 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
         add_bias(params.v_bias, KVH * hd, v + t * KVH * hd);
         for (int64_t h = 0; h < H; ++h) finish_head(q + (t * H + h) * hd, params.q_norm, t);
         for (int64_t h = 0; h < KVH; ++h) finish_head(k + (t * KVH + h) * hd, params.k_norm, t);
+        for (int64_t h = 0; turned && h < H; ++h) kernels.hadamard(q + (t * H + h) * hd, hd);
+        for (int64_t h = 0; turned && h < KVH; ++h) {
+          kernels.hadamard(k + (t * KVH + h) * hd, hd);
+          kernels.hadamard(v + (t * KVH + h) * hd, hd);
+        }
         if (segment.kv.q8()) {  // parts: the keys of all heads, then the values
           for (int64_t h = 0; h < KVH; ++h) {
             segment.kv.write_q8(kernels, segment.start + i, k + (t * KVH + h) * hd, hd, h * hd, h);
@@ -99,7 +112,10 @@ void gqa_forward(Context& ctx, const GqaOptions& options, const GqaParams& param
     if (segments[0].kv.q8()) {
       Q8Group* groups = ctx.scratch.take<Q8Group>(KVH);
       for (int64_t h = 0; h < KVH; ++h) groups[h] = {h * hd, 1, {hd, 0}, {h, 0}, (KVH + h) * hd, hd, KVH + h};
-      attend_q8(ctx, segments, {groups, static_cast<size_t>(KVH)}, group, options.scale, q, heads);
+      attend_q8(ctx, segments, {groups, static_cast<size_t>(KVH)}, group, options.scale, {q, H * hd, heads, H * hd});
+      ctx.pool.for_range(turned ? T * H : 0, 256, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) kernels.hadamard(heads + i * hd, hd);
+      });
     } else {
       attend_f32(ctx, options, segments, q, heads);
     }

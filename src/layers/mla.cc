@@ -4,11 +4,13 @@
 #include <cstring>
 
 #include "layers/attend_q8.h"
+#include "layers/mla_expand.h"
 
 namespace westlake {
 namespace {
 
-// The projections of x, in one region: q [T, H*(nope+rope)] with the rope part rotated, latent [T, lora+rope] as it comes.
+// The projections of x, in one region: q [T, H*(nope+rope)] with the rope part rotated, latent [T, lora+rope] as it
+// comes.
 void project(Context& ctx, const MlaOptions& o, const MlaParams& p, const RopeAngles& angles, const float* x, int64_t T,
              float* q, float* latent) {
   const int64_t D = o.hidden_size, H = o.num_attention_heads, qk = o.qk_head_dim();
@@ -146,7 +148,7 @@ void attend_absorbed(Context& ctx, const MlaOptions& o, const MlaParams& p, std:
     const OpTimer timer(ctx.profile, "attend", attend_work(segments, width, H, width + lora));
     if (segments[0].kv.q8()) {
       const Q8Group group = {0, 2, {lora, width - lora}, {0, 1}, 0, lora, 0};
-      attend_q8(ctx, segments, {&group, 1}, H, o.scale, q_latent, out_latent);
+      attend_q8(ctx, segments, {&group, 1}, H, o.scale, {q_latent, H * width, out_latent, H * lora});
     } else {
       attend_latents(ctx, o, segments, q_latent, out_latent);
     }
@@ -257,16 +259,19 @@ void mla_forward(Context& ctx, const MlaOptions& o, const MlaParams& p, const Ro
   float* latent = ctx.scratch.take<float>(T * o.kv_width());
   project(ctx, o, p, angles, x, T, q, latent);
   write_cache(ctx, o, p, angles, segments, latent);
-  // Neighbouring absorbed segments (a decode batch) go together.
-  for (size_t i = 0; i < segments.size();) {
-    size_t end = i;
-    const auto absorbed = [](const AttentionSegment& s) { return s.form == MlaForm::kAbsorbed || s.kv.q8(); };
-    while (end < segments.size() && absorbed(segments[end])) ++end;
-    if (end > i) {
-      attend_absorbed(ctx, o, p, segments.subspan(i, end - i), q, heads);
-      i = end;
+  // Neighbouring segments of one form go together: they share what is made of the weights.
+  const auto absorbed = [&](const AttentionSegment& s) {
+    return s.form == MlaForm::kAbsorbed || (s.kv.q8() && !o.expands_q8());
+  };
+  for (size_t i = 0, end; i < segments.size(); i = end) {
+    for (end = i + 1; end < segments.size() && absorbed(segments[end]) == absorbed(segments[i]);) ++end;
+    const auto run = segments.subspan(i, end - i);
+    if (absorbed(run[0])) {
+      attend_absorbed(ctx, o, p, run, q, heads);
+    } else if (run[0].kv.q8()) {
+      attend_expanded_q8(ctx, o, p, run, q, heads);
     } else {
-      attend_expanded(ctx, o, p, segments[i++], q, heads);
+      for (const AttentionSegment& s : run) attend_expanded(ctx, o, p, s, q, heads);
     }
   }
   const OpTimer timer(ctx.profile, "o_proj");

@@ -27,6 +27,10 @@ struct MlaOptions {
 
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   int64_t kv_width() const { return kv_lora_rank + qk_rope_head_dim; }
+  // Over an int8 cache: where not, every segment is absorbed.
+  bool expands_q8() const {
+    return kv_lora_rank % 64 == 0 && qk_nope_head_dim % 64 == 0 && qk_rope_head_dim % 64 == 0 && v_head_dim % 64 == 0;
+  }
 };
 
 struct MlaParams {

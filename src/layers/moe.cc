@@ -1,17 +1,17 @@
 #include "layers/moe.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace westlake {
 namespace {
 
-// Pairs (token, k) grouped by expert: those of expert e are order[start[e] .. start[e+1]), ascending in token.
+// Pairs (token, k) grouped by expert: those of expert e stand at [start[e], start[e + 1]), ascending in token.
 struct Dispatch {
   int32_t* experts;  // [T, K]
   float* weights;    // [T, K]
   int64_t* start;    // [E + 1]
   int64_t* slot;     // [T, K]: where the pair stands in the grouped order
+  int32_t* token;    // [T K], in the grouped order: whose pair it is
 };
 
 Dispatch route(Context& ctx, const RouterOptions& options, const MoeParams& params, const float* x, int64_t T) {
@@ -22,6 +22,7 @@ Dispatch route(Context& ctx, const RouterOptions& options, const MoeParams& para
   d.weights = ctx.scratch.take<float>(T * K);
   d.start = ctx.scratch.take<int64_t>(E + 1);
   d.slot = ctx.scratch.take<int64_t>(T * K);
+  d.token = ctx.scratch.take<int32_t>(T * K);
   ScratchScope scope(ctx.scratch);
   float* logits = ctx.scratch.take<float>(T * E);
   linear_f32(ctx, params.gate, x, D, T, logits, E);
@@ -39,7 +40,10 @@ Dispatch route(Context& ctx, const RouterOptions& options, const MoeParams& para
   for (int64_t e = 0; e < E; ++e) d.start[e + 1] += d.start[e];
   int64_t* next = ctx.scratch.take<int64_t>(E);
   std::copy(d.start, d.start + E, next);
-  for (int64_t i = 0; i < T * K; ++i) d.slot[i] = next[d.experts[i]]++;
+  for (int64_t i = 0; i < T * K; ++i) {
+    d.slot[i] = next[d.experts[i]]++;
+    d.token[d.slot[i]] = static_cast<int32_t>(i / K);
+  }
   return d;
 }
 
@@ -56,16 +60,6 @@ void moe_forward(Context& ctx, const RouterOptions& options, const MoeParams& pa
     for (int64_t e = 0; e < E; ++e) (*load)[e] = d.start[e + 1] - d.start[e];
   }
 
-  // Rows of x in the grouped order. One token needs no copy: all its experts read the same row.
-  const float* grouped = x;
-  if (T > 1) {
-    const OpTimer timer(ctx.profile, "sort by expert");
-    float* copy = ctx.scratch.take<float>(pairs * D);
-    ctx.pool.for_range(pairs, 8, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) std::memcpy(copy + d.slot[i] * D, x + i / K * D, D * sizeof(float));
-    });
-    grouped = copy;
-  }
   const bool shared = static_cast<bool>(params.shared_experts.gate_proj);
   const int64_t shared_F = shared ? params.shared_experts.gate_proj.rows : 0;
   // gate and up of all pairs, then of the shared expert.
@@ -83,19 +77,20 @@ void moe_forward(Context& ctx, const RouterOptions& options, const MoeParams& pa
   for (int64_t e = 0; e < E; ++e) {
     const int64_t first = d.start[e], n = d.start[e + 1] - first;
     if (n == 0) continue;
-    const float* rows = T > 1 ? grouped + first * D : x;
-    jobs[n_jobs++] = {&params.experts[e].gate_proj, rows, D, n, gate + first * F, F};
-    jobs[n_jobs++] = {&params.experts[e].up_proj, rows, D, n, up + first * F, F};
+    const int32_t* tokens = d.token + first;
+    jobs[n_jobs++] = {&params.experts[e].gate_proj, x, D, n, gate + first * F, F, nullptr, tokens, T};
+    jobs[n_jobs++] = {&params.experts[e].up_proj, x, D, n, up + first * F, F, nullptr, tokens, T};
   }
   linear_jobs(ctx, jobs, n_jobs);
-  silu_mul_rows(ctx, gate, up, pairs * F + T * shared_F, gate);
 
   const OpTimer down_products(ctx.profile, "experts down");
   n_jobs = 0;
-  if (shared) jobs[n_jobs++] = {&params.shared_experts.down_proj, gate + pairs * F, shared_F, T, out, D};
+  if (shared)
+    jobs[n_jobs++] = {&params.shared_experts.down_proj, gate + pairs * F, shared_F, T, out, D, up + pairs * F};
   for (int64_t e = 0; e < E; ++e) {
     const int64_t first = d.start[e], n = d.start[e + 1] - first;
-    if (n > 0) jobs[n_jobs++] = {&params.experts[e].down_proj, gate + first * F, F, n, down + first * D, D};
+    if (n == 0) continue;
+    jobs[n_jobs++] = {&params.experts[e].down_proj, gate + first * F, F, n, down + first * D, D, up + first * F};
   }
   linear_jobs(ctx, jobs, n_jobs);
 

@@ -15,7 +15,4 @@ struct SwigluParams {
 // x: [T, D], out: [T, D].
 void swiglu_forward(Context& ctx, const SwigluParams& params, const float* x, int64_t T, float* out);
 
-// hidden = silu(gate) * up over T*F numbers, cut over threads when there is enough.
-void silu_mul_rows(Context& ctx, const float* gate, const float* up, int64_t n, float* hidden);
-
 }  // namespace westlake

@@ -276,6 +276,11 @@ std::vector<ExportTensor> export_tensors(const ExportSource& source, WeightForma
   return tensors;
 }
 
+bool convert_row(const ExportTensor& tensor, int64_t row, std::byte* out) {
+  CHECK(tensor.row && row >= 0 && row < tensor.rows, "row {} of '{}'", row, tensor.spec.name);
+  return RowConverter(tensor, nullptr).convert(row, row + 1, out);
+}
+
 Status stream_tensor(ThreadPool& pool, const ExportTensor& tensor, std::string_view place, const ExportSink& sink) {
   std::vector<float> made;
   if (tensor.make) {

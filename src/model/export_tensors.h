@@ -68,6 +68,10 @@ using ExportSink = std::function<Status(std::span<const std::byte>)>;
 // a half-precision target; the tensor is named; those of the sink.
 Status stream_tensor(ThreadPool& pool, const ExportTensor& tensor, std::string_view place, const ExportSink& sink);
 
+// Row `row` as stream_tensor() writes it, [bytes of a row of the target]. Requires: tensor.row. False: no finite
+// numbers.
+bool convert_row(const ExportTensor& tensor, int64_t row, std::byte* out);
+
 // Called after every piece with what is done and the whole; false stops the export with kCancelled.
 using ExportProgress = std::function<bool(uint64_t done_bytes, uint64_t total_bytes)>;
 

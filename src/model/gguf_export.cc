@@ -99,41 +99,48 @@ Result<DType> parse_export_dtype(std::string_view name) {
   return make_error(Code::kInvalidArgument, "--quant {}: unknown, expected one of {}", name, known);
 }
 
-Result<ExportReport> export_gguf(ThreadPool& pool, const Checkpoint& checkpoint, const std::string& out,
-                                 const GgufExportOptions& options, const ExportProgress& progress) {
-  TRY(refuse_self(checkpoint, out));
-  TRY_ASSIGN(ExportSource source, ExportSource::open(checkpoint));
-  if (!options.mtp) source.config.num_nextn_predict_layers = 0;
+Result<GgufPlan> plan_gguf(const Checkpoint& checkpoint, const GgufExportOptions& options) {
+  GgufPlan plan;
+  TRY_ASSIGN(plan.source, ExportSource::open(checkpoint));
+  ModelConfig& config = plan.source.config;
+  if (!options.mtp) config.num_nextn_predict_layers = 0;
   ExportNotes notes;
-  TRY_ASSIGN(const GgufMetadata metadata, metadata_of(checkpoint, source.config, options, &notes));
-  std::vector<ExportTensor> tensors =
-      export_tensors(source, WeightFormat::kGguf, options.mtp, gguf_dtypes(source.config, options.quant, &notes));
-  if (auto rope = rope_tensor(rope_factors(source.config))) tensors.push_back(std::move(*rope));
-  if (source.config.num_nextn_predict_layers > 0)
+  TRY_ASSIGN(plan.metadata, metadata_of(checkpoint, config, options, &notes));
+  plan.tensors =
+      export_tensors(plan.source, WeightFormat::kGguf, options.mtp, gguf_dtypes(config, options.quant, &notes));
+  if (auto rope = rope_tensor(rope_factors(config))) plan.tensors.push_back(std::move(*rope));
+  if (config.num_nextn_predict_layers > 0)
     notes.add(
         "the multi-token-prediction module is written as nextn.*; readers that do not know it refuse the file. "
         "--no-mtp leaves it out");
+  plan.notes = notes.all();
+  for (const ExportTensor& tensor : plan.tensors)
+    plan.bytes += static_cast<uint64_t>(*tensor_bytes(tensor.spec.dtype, tensor.spec.shape));
+  return plan;
+}
 
+Status write_gguf(ThreadPool& pool, const GgufPlan& plan, const std::string& out, const ExportProgress& progress) {
   std::vector<TensorSpec> specs;
-  ExportReport report;
-  for (const ExportTensor& tensor : tensors) {
-    specs.push_back(tensor.spec);
-    report.bytes += static_cast<uint64_t>(*tensor_bytes(tensor.spec.dtype, tensor.spec.shape));
-  }
-  report.tensors = static_cast<int64_t>(specs.size());
-  report.notes = notes.all();
-  TRY_ASSIGN(GgufWriter writer, GgufWriter::create(out, metadata, std::move(specs)));
+  for (const ExportTensor& tensor : plan.tensors) specs.push_back(tensor.spec);
+  TRY_ASSIGN(GgufWriter writer, GgufWriter::create(out, plan.metadata, std::move(specs)));
   uint64_t done = 0;
-  for (const ExportTensor& tensor : tensors) {
-    TRY(stream_tensor(pool, tensor, source.place, [&](std::span<const std::byte> bytes) -> Status {
+  for (const ExportTensor& tensor : plan.tensors) {
+    TRY(stream_tensor(pool, tensor, plan.source.place, [&](std::span<const std::byte> bytes) -> Status {
       TRY(writer.write(bytes));
       done += bytes.size();
-      if (progress && !progress(done, report.bytes)) return make_error(Code::kCancelled, "{}: stopped", out);
+      if (progress && !progress(done, plan.bytes)) return make_error(Code::kCancelled, "{}: stopped", out);
       return {};
     }));
   }
-  TRY(writer.finish());
-  return report;
+  return writer.finish();
+}
+
+Result<ExportReport> export_gguf(ThreadPool& pool, const Checkpoint& checkpoint, const std::string& out,
+                                 const GgufExportOptions& options, const ExportProgress& progress) {
+  TRY(refuse_self(checkpoint, out));
+  TRY_ASSIGN(const GgufPlan plan, plan_gguf(checkpoint, options));
+  TRY(write_gguf(pool, plan, out, progress));
+  return ExportReport{static_cast<int64_t>(plan.tensors.size()), plan.bytes, plan.notes};
 }
 
 }  // namespace westlake

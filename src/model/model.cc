@@ -16,6 +16,11 @@ namespace {
 // that twice the products cost little. docs/log.md has the figures.
 constexpr int64_t kFineHiddenSize = 1024;
 
+// From how many tokens on the expanded form of MLA is the cheaper one over an int8 cache. Rebuilding costs
+// (nope + v) lora multiply-adds a position and head, attention then spares 3 lora - nope - 2 v a key and token, half
+// of the positions being its own at the worst: 114 and 228 tokens for DeepSeek's shapes, whatever the context.
+constexpr int64_t kExpandedTokens = 128;
+
 void add(Context& ctx, const float* x, int64_t n, float* y) {
   const OpTimer timer(ctx.profile, "add");
   ctx.pool.for_range(
@@ -48,6 +53,12 @@ void point_at_layer(std::vector<AttentionSegment>& segments, const CacheShape& s
 
 }  // namespace
 
+int64_t prompt_piece(int64_t left, int64_t most) {
+  if (left <= most || most < 2 * kKvBlock) return std::min(left, most);
+  const int64_t pieces = (left + most - 1) / most, even = (left + pieces - 1) / pieces;
+  return std::min((even + kKvBlock - 1) / kKvBlock * kKvBlock, most);
+}
+
 Result<Model> Model::bind(const Checkpoint& checkpoint) {
   Model model;
   model.config_ = checkpoint.config();
@@ -79,6 +90,11 @@ bool Model::use_q8_cache() {
   const bool fits = c.mla() ? c.kv_lora_rank % 64 == 0 && c.qk_rope_head_dim % 64 == 0 : c.head_dim % 64 == 0;
   q8_cache_ = fits;
   return q8_cache_;
+}
+
+MlaForm Model::prompt_form(int64_t tokens) const {
+  const bool absorbed = q8_cache_ && (tokens < kExpandedTokens || !mla_options(config_).expands_q8());
+  return absorbed ? MlaForm::kAbsorbed : MlaForm::kExpanded;
 }
 
 CacheShape Model::cache_shape(int64_t page_tokens) const {

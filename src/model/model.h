@@ -40,6 +40,10 @@ struct CacheShape {
 // Sees the residual stream [T, D] after the embedding (layer 0) and after every layer (1..L).
 using HiddenObserver = std::function<void(int64_t layer, const float* hidden, int64_t T)>;
 
+// How many of the `left` tokens of a prompt go through the model next, at most `most`: even pieces of whole blocks of
+// keys, because every piece, however short, rebuilds the keys and values before it.
+int64_t prompt_piece(int64_t left, int64_t most);
+
 class Model {
  public:
   // Binds the weights of an open checkpoint. Owns: nothing of the file; the checkpoint must outlive the model.
@@ -60,6 +64,9 @@ class Model {
   // afterwards, and pages of kKvBlock positions.
   bool use_q8_cache();
   bool q8_cache() const { return q8_cache_; }
+  // In which form `tokens` tokens of a prompt run that are submitted together, whatever pieces they go in. MLA over an
+  // int8 cache: the cheaper one (docs/decisions/0006-expanded-prompts.md).
+  MlaForm prompt_form(int64_t tokens) const;
   // The cache of an MTP module: one layer.
   CacheShape mtp_cache_shape(int64_t page_tokens) const;
 

@@ -1,29 +1,22 @@
 #include "model/panel_store.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <new>
 #include <vector>
 
-#include "base/progress.h"
 #include "model/checkpoint.h"
+#include "model/kept_folder.h"
 #include "tensor/panels.h"
 
 namespace westlake {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr int64_t kAlign = 64;
 constexpr int64_t kPiece = int64_t{4} << 20;   // bytes that a thread turns over and writes at a time
@@ -107,21 +100,11 @@ std::span<const std::byte> source_of(const Task& task) {
   return {task.piece->rows.row(task.begin * kPanelRows), static_cast<size_t>(task.bytes())};
 }
 
-// Calls f(task, thread) for all, in the order of the file, with progress.
-void for_each_task(const std::vector<Task>& tasks, const char* label, int64_t total, ThreadPool& pool,
-                   FunctionRef<void(const Task&, size_t, int)> f) {
-  Progress progress(label, static_cast<uint64_t>(total), "bytes");
-  int64_t done = 0;
-  const int64_t at_once = 8 * pool.size();
-  for (size_t first = 0; first < tasks.size(); first += static_cast<size_t>(at_once)) {
-    const int64_t n = std::min<int64_t>(at_once, static_cast<int64_t>(tasks.size() - first));
-    pool.for_each_chunk(n, 1, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t i = begin; i < end; ++i)
-        f(tasks[first + static_cast<size_t>(i)], first + static_cast<size_t>(i), thread);
-    });
-    for (int64_t i = 0; i < n; ++i) done += tasks[first + static_cast<size_t>(i)].bytes();
-    progress.update(static_cast<uint64_t>(done));
-  }
+void for_each_task(const std::vector<Task>& tasks, const char* label, ThreadPool& pool,
+                   FunctionRef<void(const Task&, int)> f) {
+  for_each_piece(
+      tasks.size(), [&](size_t i) { return tasks[i].bytes(); }, label, pool,
+      [&](size_t i, int thread) { f(tasks[i], thread); });
 }
 
 void turn_over(const Task& task, std::byte* out) {
@@ -130,76 +113,44 @@ void turn_over(const Task& task, std::byte* out) {
   release_pages(source_of(task));
 }
 
-uint64_t hash_of(const void* data, size_t bytes) {
-  return XXH3_64bits(data, bytes);
-}
-
 uint64_t shapes_hash(const Layout& layout) {
   std::vector<int64_t> shapes;
   for (const Piece& piece : layout.pieces)
     shapes.insert(shapes.end(), {static_cast<int64_t>(piece.rows.dtype), piece.rows.rows, piece.rows.cols});
-  return hash_of(shapes.data(), shapes.size() * sizeof(int64_t));
+  return hash_bytes(shapes.data(), shapes.size() * sizeof(int64_t));
 }
 
-// Of the bytes of all matrices, in the order of the pieces.
-XXH128_hash_t hash_weights(const Layout& layout, ThreadPool& pool) {
-  const std::vector<Task> tasks = tasks_of(layout);
-  std::vector<XXH128_hash_t> hashes(tasks.size());
-  for_each_task(tasks, "reading the weights", layout.size_bytes, pool, [&](const Task& task, size_t i, int) {
-    const auto bytes = source_of(task);
-    hashes[i] = XXH3_128bits(bytes.data(), bytes.size());
-    release_pages(bytes);
-  });
-  hashes.push_back({shapes_hash(layout), 0});
-  return XXH3_128bits(hashes.data(), hashes.size() * sizeof(XXH128_hash_t));
-}
-
-// Device, inode, size and time of change of all files of the checkpoint: the same as long as nobody touched them.
-uint64_t files_identity(const Checkpoint& checkpoint) {
-  std::vector<uint64_t> facts;
-  for (const std::string& path : checkpoint.files()) {
-    struct stat s = {};
-    if (stat(path.c_str(), &s) != 0) return 0;
-    facts.insert(facts.end(), {static_cast<uint64_t>(s.st_dev), static_cast<uint64_t>(s.st_ino),
-                               static_cast<uint64_t>(s.st_size), static_cast<uint64_t>(s.st_mtim.tv_sec),
-                               static_cast<uint64_t>(s.st_mtim.tv_nsec), static_cast<uint64_t>(s.st_ctim.tv_nsec)});
-  }
-  return hash_of(facts.data(), facts.size() * sizeof(uint64_t));
-}
-
-// A folder of panel files.
-class Folder {
+// The kept file of some panels.
+class PanelFile {
  public:
-  Folder(std::string path, const Checkpoint& checkpoint, const Layout& layout, ThreadPool& pool)
-      : path_(std::move(path)), checkpoint_(checkpoint), layout_(layout), pool_(pool) {}
+  PanelFile(std::string folder, const Checkpoint& checkpoint, const Layout& layout, ThreadPool& pool)
+      : folder_(std::move(folder), checkpoint.files()),
+        identity_(files_identity(checkpoint.files()) ^ shapes_hash(layout)),
+        layout_(layout),
+        pool_(pool) {}
 
   // The mapped file of these weights, made if there is none.
   Result<MappedFile> open(std::string* file_path) {
-    std::error_code error;
-    fs::create_directories(path_ + "/known", error);
-    if (error) return make_error(Code::kIo, "{}: cannot be made: {}", path_, error.message());
-    TRY_ASSIGN(hash_, known_hash());
-    const std::string target = fmt::format("{}/{:016x}{:016x}.panels", path_, hash_.high64, hash_.low64);
+    TRY(folder_.create());
+    TRY_ASSIGN(hash_, folder_.content_hash(identity_, [&] {
+      std::vector<Bytes> pieces;
+      for (const Task& task : tasks_of(layout_)) pieces.push_back(source_of(task));
+      return hash_content(pieces, shapes_hash(layout_), pool_);
+    }));
+    const std::string target = fmt::format("{}/{}.panels", folder_.path(), hash_.text());
     *file_path = target;
-    if (Result<MappedFile> file = map_checked(target); file.ok()) return file;
-    TRY(write(target));
-    return map_checked(target);
+    Result<MappedFile> file = map_checked(target);
+    if (!file.ok()) {
+      TRY(folder_.make(
+          target, file_bytes(), [&] { return map_checked(target).ok(); },
+          [&](int fd, const std::string& temporary) { return write(fd, temporary, target); }));
+      file = map_checked(target);
+    }
+    if (file.ok()) folder_.mark_used(target);
+    return file;
   }
 
  private:
-  Result<XXH128_hash_t> known_hash() {
-    const std::string known =
-        fmt::format("{}/known/{:016x}", path_, files_identity(checkpoint_) ^ shapes_hash(layout_));
-    XXH128_hash_t hash = {};
-    if (const Result<std::string> text = read_file(known, 64); text.ok()) {
-      unsigned long long high = 0, low = 0;
-      if (std::sscanf(text->c_str(), "%16llx%16llx", &high, &low) == 2) return XXH128_hash_t{low, high};
-    }
-    hash = hash_weights(layout_, pool_);
-    TRY(write_file(known, fmt::format("{:016x}{:016x}\n", hash.high64, hash.low64)));
-    return hash;
-  }
-
   int64_t file_bytes() const { return kHeaderBytes + layout_.size_bytes; }
 
   Header header() const {
@@ -207,9 +158,9 @@ class Folder {
     std::memcpy(h.magic, kMagic, sizeof kMagic);
     h.size_bytes = static_cast<uint64_t>(file_bytes());
     h.shapes_hash = shapes_hash(layout_);
-    h.weights_hash[0] = hash_.high64;
-    h.weights_hash[1] = hash_.low64;
-    h.header_hash = hash_of(&h, offsetof(Header, header_hash));
+    h.weights_hash[0] = hash_.high;
+    h.weights_hash[1] = hash_.low;
+    h.header_hash = hash_bytes(&h, offsetof(Header, header_hash));
     return h;
   }
 
@@ -230,60 +181,18 @@ class Folder {
         return make_error(Code::kCorrupt, "{}: panel {} of matrix {} is not that of the weights", path, p, i);
     }
     file.use_large_pages();
-    utimensat(AT_FDCWD, path.c_str(), nullptr, 0);  // used now: the last to make room for others
     return file;
   }
 
-  // Removes files not used for longest until there is room.
-  Status make_room(int64_t bytes) const {
-    const int64_t spare = std::min(bytes, int64_t{1} << 30);  // left for others
-    for (;;) {
-      struct statvfs s = {};
-      if (statvfs(path_.c_str(), &s) != 0) return make_error(Code::kIo, "{}: {}", path_, errno_text(errno));
-      const int64_t free = static_cast<int64_t>(s.f_bavail) * static_cast<int64_t>(s.f_frsize);
-      if (free >= bytes + spare) return {};
-      std::error_code error;
-      fs::path oldest;
-      for (const fs::directory_entry& entry : fs::directory_iterator(path_, error)) {
-        if (entry.path().extension() != ".panels") continue;
-        if (oldest.empty() || entry.last_write_time(error) < fs::last_write_time(oldest, error)) oldest = entry.path();
-      }
-      if (oldest.empty() || !fs::remove(oldest, error))
-        return make_error(Code::kExhausted, "{}: {} free, {} needed", path_, human_bytes(static_cast<uint64_t>(free)),
-                          human_bytes(static_cast<uint64_t>(bytes + spare)));
-    }
-  }
-
-  Status write(const std::string& target) {
-    const std::string temporary = target + ".tmp";
-    const int fd = ::open(temporary.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
-    if (fd < 0) return make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
-    const Status status = write_locked(fd, temporary, target);
-    ::close(fd);  // and with it the lock
-    return status;
-  }
-
-  Status write_locked(int fd, const std::string& temporary, const std::string& target) {
-    while (flock(fd, LOCK_EX) != 0) {  // another process that writes the same file is waited for
-      if (errno != EINTR) return make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
-    }
-    struct stat ours = {}, there = {};
-    if (fstat(fd, &ours) != 0 || stat(temporary.c_str(), &there) != 0 || ours.st_ino != there.st_ino) {
-      // It was renamed by the one that was waited for.
-      if (is_file(target)) return {};
-      return make_error(Code::kIo, "{}: was taken away while it was waited for", temporary);
-    }
-    TRY(make_room(file_bytes()));
-    if (ftruncate(fd, 0) != 0) return make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
+  Status write(int fd, const std::string& temporary, const std::string& target) {
     const int failed = posix_fallocate(fd, 0, file_bytes());
-    Status status =
-        failed != 0 ? make_error(Code::kExhausted, "{}: {}", temporary, errno_text(failed)) : fill(fd, temporary);
-    if (status.ok() && (fsync(fd) != 0 || rename(temporary.c_str(), target.c_str()) != 0))
-      status = make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
-    if (!status.ok()) unlink(temporary.c_str());
+    if (failed != 0) return make_error(Code::kExhausted, "{}: {}", temporary, errno_text(failed));
+    TRY(fill(fd, temporary));
+    if (fsync(fd) != 0 || rename(temporary.c_str(), target.c_str()) != 0)
+      return make_error(Code::kIo, "{}: {}", temporary, errno_text(errno));
     // Written pages lie about in small pieces of memory: they are let go, and read again in large ones.
-    if (status.ok()) posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-    return status;
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    return {};
   }
 
   Status fill(int fd, const std::string& path) {
@@ -293,20 +202,19 @@ class Folder {
     std::vector<std::vector<std::byte>> buffers(static_cast<size_t>(pool_.size()));
     for (auto& buffer : buffers) buffer.resize(static_cast<size_t>(most));
     std::atomic<int> error{0};
-    for_each_task(tasks, "laying out the weights (once)", layout_.size_bytes, pool_,
-                  [&](const Task& task, size_t, int thread) {
-                    std::byte* out = buffers[static_cast<size_t>(thread)].data();
-                    turn_over(task, out);
-                    const int64_t at = kHeaderBytes + task.piece->offset + task.begin * task.piece->panel_bytes();
-                    for (int64_t done = 0; done < task.bytes() && error == 0;) {
-                      const ssize_t n = pwrite(fd, out + done, static_cast<size_t>(task.bytes() - done), at + done);
-                      if (n > 0) {
-                        done += n;
-                      } else if (errno != EINTR) {
-                        error = n == 0 ? EIO : errno;
-                      }
-                    }
-                  });
+    for_each_task(tasks, "laying out the weights (once)", pool_, [&](const Task& task, int thread) {
+      std::byte* out = buffers[static_cast<size_t>(thread)].data();
+      turn_over(task, out);
+      const int64_t at = kHeaderBytes + task.piece->offset + task.begin * task.piece->panel_bytes();
+      for (int64_t done = 0; done < task.bytes() && error == 0;) {
+        const ssize_t n = pwrite(fd, out + done, static_cast<size_t>(task.bytes() - done), at + done);
+        if (n > 0) {
+          done += n;
+        } else if (errno != EINTR) {
+          error = n == 0 ? EIO : errno;
+        }
+      }
+    });
     const Header h = header();
     if (error == 0 && pwrite(fd, &h, sizeof h, 0) != static_cast<ssize_t>(sizeof h)) error = errno;
     if (error != 0)
@@ -314,11 +222,11 @@ class Folder {
     return {};
   }
 
-  const std::string path_;
-  const Checkpoint& checkpoint_;
+  const KeptFolder folder_;
+  const uint64_t identity_;
   const Layout& layout_;
   ThreadPool& pool_;
-  XXH128_hash_t hash_ = {};
+  ContentHash hash_;
 };
 
 }  // namespace
@@ -334,8 +242,8 @@ Result<PanelStore> PanelStore::open(const Checkpoint& checkpoint, const PanelOpt
   store.size_bytes_ = layout.size_bytes;
   if (layout.size_bytes == 0) return store;
   if (!options.folder.empty() && layout.size_bytes >= options.file_from_bytes) {
-    Folder folder(options.folder, checkpoint, layout, pool);
-    Result<MappedFile> file = folder.open(&store.path_);
+    PanelFile kept(options.folder, checkpoint, layout, pool);
+    Result<MappedFile> file = kept.open(&store.path_);
     if (file.ok()) {
       store.file_ = std::move(*file);
       point_at(layout, store.file_.bytes().data() + kHeaderBytes);
@@ -349,10 +257,9 @@ Result<PanelStore> PanelStore::open(const Checkpoint& checkpoint, const PanelOpt
   auto* base = static_cast<std::byte*>(::operator new[](size, std::align_val_t(kHugePage)));
   store.memory_.reset(base);
   madvise(base, size, MADV_HUGEPAGE);  // fewer misses of the address cache; not being granted is no error
-  for_each_task(tasks_of(layout), "laying out the weights", layout.size_bytes, pool,
-                [&](const Task& task, size_t, int) {
-                  turn_over(task, base + task.piece->offset + task.begin * task.piece->panel_bytes());
-                });
+  for_each_task(tasks_of(layout), "laying out the weights", pool, [&](const Task& task, int) {
+    turn_over(task, base + task.piece->offset + task.begin * task.piece->panel_bytes());
+  });
   point_at(layout, base);
   return store;
 }

@@ -2,11 +2,8 @@
 //
 // Idea: panels take exactly the bytes of the rows they are made of, so the whole of them is a second copy of the model
 // in another order. A small model is turned over in memory at each start (some ten milliseconds); a large one once,
-// into a file of the cache that is mapped from then on, so that a start reads nothing and only one copy is ever
-// resident. The file is named by a hash of the weights themselves: the same model under another path finds it. Which
-// weights a path holds is remembered by its files' device, inode, size and time of change. While a file is written it
-// is locked under its name with ".tmp" and renamed when it is whole: a second process waits, a killed one leaves
-// nothing but a .tmp that the next writes over. Without room on the disk the panels are made in memory.
+// into a kept file (kept_folder.h) that is mapped from then on, so that a start reads nothing and only one copy is ever
+// resident. Without room on the disk the panels are made in memory.
 #pragma once
 
 #include <cstdint>

@@ -52,7 +52,7 @@ void count_mla(const ModelConfig& c, const MlaParams& p, const Step& step, Count
   // Split files hold W_UK transposed and a head apart: [H * lora, nope], the same numbers.
   counter->product(p.k_b_proj, T);
   const int64_t up_ops = 2 * H * (c.qk_nope_head_dim + c.v_head_dim) * lora;  // a position
-  if (step.form == MlaForm::kAbsorbed || cost->q8_attention) {                // an int8 cache knows no other form
+  if (step.form == MlaForm::kAbsorbed) {
     cost->attention_ops += 2 * keys * H * (2 * lora + c.qk_rope_head_dim);
     counter->regions(9);
   } else {
@@ -143,9 +143,9 @@ StepCost step_cost(const Model& model, const Step& step, bool exact) {
 
 StepCost prefill_cost(const Model& model, int64_t tokens, int64_t chunk, bool exact) {
   StepCost sum;
-  for (int64_t start = 0; start < tokens; start += chunk) {
-    const int64_t n = std::min(chunk, tokens - start);
-    sum += step_cost(model, {1, n, start, MlaForm::kExpanded, start + n == tokens ? 1 : 0}, exact);
+  for (int64_t start = 0, n; start < tokens; start += n) {
+    n = prompt_piece(tokens - start, chunk);
+    sum += step_cost(model, {1, n, start, model.prompt_form(tokens), start + n == tokens ? 1 : 0}, exact);
   }
   return sum;
 }

@@ -101,16 +101,19 @@ double KernelRoofs::time_attend(bool absorbed, int64_t keys, double* ops) const 
 double KernelRoofs::time_attend_q8(MlaForm form, int64_t keys, double* ops) const {
   const ModelConfig& c = model_.config();
   const int64_t hd = c.head_dim, lora = c.kv_lora_rank, heads = c.num_attention_heads;
-  AttendQ8Args args{c.mla() ? Q8Group{0, 2, {lora, c.qk_rope_head_dim}, {0, 1}, 0, lora, 0}
-                            : Q8Group{0, 1, {hd, 0}, {0, 0}, hd, hd, 1}};
-  args.heads = c.mla() ? heads : heads / c.num_key_value_heads;
+  const int64_t nope = c.qk_nope_head_dim, rope = c.qk_rope_head_dim, v = c.v_head_dim;
+  const bool expanded = c.mla() && form == MlaForm::kExpanded && model_.prompt_form(kKvBlock * kKvBlock) == form;
+  AttendQ8Args args{expanded  ? Q8Group{0, 2, {nope, rope}, {0, 1}, nope + rope, v, 2}
+                    : c.mla() ? Q8Group{0, 2, {lora, rope}, {0, 1}, 0, lora, 0}
+                              : Q8Group{0, 1, {hd, 0}, {0, 0}, hd, hd, 1}};
+  args.heads = expanded ? 1 : c.mla() ? heads : heads / c.num_key_value_heads;
   args.n_q = args.heads * (form == MlaForm::kExpanded ? std::max<int64_t>(1, 64 / args.heads) : 1);  // many tokens
   args.q_stride = args.k_dim();
-  args.row_bytes = c.mla() ? c.kv_width() : 2 * hd;
+  args.row_bytes = expanded ? nope + rope + v : c.mla() ? c.kv_width() : 2 * hd;
   args.page_tokens = kKvBlock;
   args.n_keys = args.end = keys;
   args.scale = 1e-3f;
-  std::vector<float> page(kKvBlock * (args.row_bytes / 4 + 2), 0.01f), q = numbers(args.n_q * args.k_dim());
+  std::vector<float> page(kKvBlock * (args.row_bytes / 4 + 3), 0.01f), q = numbers(args.n_q * args.k_dim());
   const std::vector<const float*> pages(keys / kKvBlock + 1, page.data());
   std::vector<float> max(args.n_q), sum(args.n_q), out(args.n_q * args.v_dim);
   std::vector<std::byte> scratch(args.scratch_bytes());

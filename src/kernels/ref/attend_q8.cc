@@ -26,7 +26,7 @@ Query quantise_query(const AttendQ8Args& a, int64_t i) {
 
 // One row against the keys [b, b + n) of one block.
 void attend_block(const AttendQ8Args& a, const Query& query, int64_t i, int64_t b, int64_t n) {
-  const auto* page = reinterpret_cast<const int8_t*>(a.pages[b / a.page_tokens] + a.layer_offset);
+  const auto* page = reinterpret_cast<const int8_t*>(a.pages[b / a.page_tokens] + a.layer_offset + a.page_offset);
   const int8_t* rows = page + b % a.page_tokens * a.row_bytes;
   const auto* scales = reinterpret_cast<const float*>(page + a.page_tokens * a.row_bytes);
   float x[kKvBlock];
@@ -42,13 +42,13 @@ void attend_block(const AttendQ8Args& a, const Query& query, int64_t i, int64_t 
   const float before = a.max[i], now = std::max(before, *std::max_element(x, x + n));
   float total = 0, largest = 0;
   for (int64_t s = 0; s < n; ++s) {
-    const float e = std::exp(x[s] - now);
+    const float e = std::exp2(x[s] - now);
     total += e;
     x[s] = e * scales[a.v_scale * kKvBlock + s];
     largest = std::max(largest, x[s]);
   }
   const float steps = largest > 0x1p-100f ? kQ8WeightSteps / largest : 0.0f;
-  const float fade = before == now ? 1.0f : std::exp(before - now),
+  const float fade = before == now ? 1.0f : std::exp2(before - now),
               factor = steps > 0 ? largest / kQ8WeightSteps : 0.0f;
   a.max[i] = now;
   a.sum[i] = std::fmaf(a.sum[i], fade, total);
@@ -92,11 +92,32 @@ void attend_q8(const AttendQ8Args& a) {
 void attend_q8_merge(const AttendPart& later, const AttendPart& to, int64_t n) {
   if (*later.sum == 0) return;
   const float now = std::max(*to.max, *later.max);
-  const float a = *to.max == now ? 1.0f : std::exp(*to.max - now);
-  const float b = *later.max == now ? 1.0f : std::exp(*later.max - now);
+  const float a = *to.max == now ? 1.0f : std::exp2(*to.max - now);
+  const float b = *later.max == now ? 1.0f : std::exp2(*later.max - now);
   *to.max = now;
   *to.sum = std::fmaf(*to.sum, a, *later.sum * b);
   for (int64_t k = 0; k < n; ++k) to.out[k] = std::fmaf(to.out[k], a, later.out[k] * b);
+}
+
+// The rows as they are.
+void pack_q8(const float* w, int64_t ldw, int64_t K, std::byte* out, float* scale, int8_t*) {
+  for (int64_t n = 0; n < 16; ++n) scale[n] = quantise_row(w + n * ldw, K, reinterpret_cast<int8_t*>(out) + n * K);
+}
+
+void expand_q8(const ExpandQ8Args& a) {
+  int64_t first = 0;
+  for (const ExpandQ8Args::Part& part : a.parts) {
+    for (int64_t i = 0; i < a.T; ++i) {
+      for (int64_t n = 0; n < part.N; ++n) {
+        const auto* w = reinterpret_cast<const int8_t*>(a.w) + (first + n) * a.K;
+        int32_t dot = 0;
+        for (int64_t k = 0; k < a.K; ++k) dot += a.x[i * a.x_stride + k] * w[k];
+        a.scratch[n] = a.w_scale[first + n] * static_cast<float>(dot);
+      }
+      part.y_scale[i] = a.x_scale[i] * quantise_row(a.scratch, part.N, part.y + i * a.y_stride);
+    }
+    first += part.N;
+  }
 }
 
 }  // namespace westlake::ref

@@ -33,8 +33,36 @@ void gemm_f32(const Mat& w, RowRange rows, const float* x, int64_t ldx, int64_t 
 }
 
 // With W[n, k] = scale q + min and x[t, k] = d qs in each block of 32 (or half of one):
-//   y[t, n] = sum_blocks  (scale d) sum_k q qs  +  (min d) sum_k qs
-// The inner sums are integers; the outer one is a chain of fused multiply-adds in ascending order of blocks.
+//   y[t, n] = sum_blocks  (scale d) sum_k q qs  +  min (d sum_k qs)
+// The inner sums are integers; the outer one is a chain of fused multiply-adds in ascending order of blocks. The rest
+// of the activations is a second chain, added to the first.
+float add_block(const IntBlock& block, bool with_min, const int8_t* qs, float d, float sum) {
+  const int width = 32 / block.halves;
+  for (int h = 0; h < block.halves; ++h) {
+    int32_t products = 0, ones = 0;
+    for (int i = h * width; i < (h + 1) * width; ++i) {
+      products += block.q[i] * qs[i];
+      ones += qs[i];
+    }
+    sum = std::fmaf(block.scale[h] * d, static_cast<float>(products), sum);
+    if (with_min) sum = std::fmaf(block.min[h], static_cast<float>(ones) * d, sum);
+  }
+  return sum;
+}
+
+float rest_of(const Mat& w, const std::byte* row, const Q8Rows& x, int64_t t) {
+  const int64_t blocks = w.cols / 32, group = t / kRestTokens;
+  float sum = 0;
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t p = x.rest->begin(group, b, blocks); p < x.rest->begin(group, b + 1, blocks); ++p) {
+      if (x.rest->token[p] == t % kRestTokens)
+        sum = add_block(unpack_block(w.dtype, row, b), has_min(w.dtype), x.rest->blocks.qs_row(p),
+                        *x.rest->blocks.d_row(p), sum);
+    }
+  }
+  return sum;
+}
+
 void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
   const bool with_min = has_min(w.dtype);
   for (int64_t n = rows.begin; n < rows.end; ++n) {
@@ -47,23 +75,12 @@ void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, 
     for (int64_t t = 0; t < T; ++t) y[t * ldy + n] = 0;
     for (int64_t b = 0; b < w.cols / 32; ++b) {
       const IntBlock block = unpack_block(w.dtype, row, b);
-      const int width = 32 / block.halves;
       for (int64_t t = 0; t < T; ++t) {
-        const int8_t* qs = x.qs_row(t) + 32 * b;
-        const float d = x.d_row(t)[b];
-        float sum = y[t * ldy + n];
-        for (int h = 0; h < block.halves; ++h) {
-          int32_t products = 0, ones = 0;
-          for (int i = h * width; i < (h + 1) * width; ++i) {
-            products += block.q[i] * qs[i];
-            ones += qs[i];
-          }
-          sum = std::fmaf(block.scale[h] * d, static_cast<float>(products), sum);
-          if (with_min) sum = std::fmaf(block.min[h] * d, static_cast<float>(ones), sum);
-        }
-        y[t * ldy + n] = sum;
+        float& sum = y[t * ldy + n];
+        sum = add_block(block, with_min, x.qs_row(t) + 32 * b, x.d_row(t)[b], sum);
       }
     }
+    for (int64_t t = 0; x.rest != nullptr && t < T; ++t) y[t * ldy + n] += rest_of(w, row, x, t);
   }
 }
 
@@ -178,6 +195,19 @@ void rope_halves(float* x, const float* cos, const float* sin, int64_t n) {
   for (int64_t i = 0; i < n / 2; ++i) rotate(x[i], x[i + n / 2], cos[i], sin[i]);
 }
 
+// x[i] = sum_j (-1)^(bits that i and j share) x[j] / sqrt(n)
+void hadamard(float* x, int64_t n) {
+  for (int64_t h = 1; h < n; h *= 2) {
+    for (int64_t i = 0; i < n; ++i) {
+      if ((i & h) != 0) continue;
+      const float a = x[i], b = x[i + h];
+      x[i] = a + b;
+      x[i + h] = a - b;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) x[i] /= std::sqrt(static_cast<float>(n));
+}
+
 // ---------------------------------------------------------------------------------------------------------- attention
 
 // scores[s] = scale q . k[s];  p = softmax(scores);  out = sum_s p[s] v[s]
@@ -196,6 +226,8 @@ void attend(const AttendArgs& a) {
 
 using ref::attend_q8;
 using ref::attend_q8_merge;
+using ref::expand_q8;
+using ref::pack_q8;
 using ref::quantise_row;
 
 #include "kernels/table.h"

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string_view>
+#include <type_traits>
 
 #include "base/check.h"
 #include "kernels/levels.h"
@@ -36,11 +37,14 @@ namespace {
 #include "kernels/x86/bytes.h"
 #include "kernels/x86/vec256.h"
 #include "kernels/x86/formats.h"
+#include "kernels/x86/packed_q8.h"
 #include "kernels/x86/gemm_q8.h"
 #include "kernels/x86/gemm_f32.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/attend.h"
+#include "kernels/x86/dots_q8.h"
 #include "kernels/x86/attend_q8.h"
+#include "kernels/x86/expand_q8.h"
 #include "kernels/table.h"
 }  // namespace
 }  // namespace westlake::avx2

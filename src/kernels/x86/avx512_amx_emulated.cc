@@ -46,6 +46,7 @@ namespace {
 #include "kernels/x86/vec512.h"
 #include "kernels/x86/bf16.h"
 #include "kernels/x86/formats.h"
+#include "kernels/x86/packed_q8.h"
 #include "kernels/x86/gemm_q8.h"
 #include "kernels/x86/tiles_emulated.h"
 #include "kernels/x86/gemm_q8_tiles.h"

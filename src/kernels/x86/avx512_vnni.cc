@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string_view>
+#include <type_traits>
 
 #include "base/check.h"
 #include "kernels/levels.h"
@@ -43,11 +44,15 @@ namespace {
 #include "kernels/x86/bytes.h"
 #include "kernels/x86/vec512.h"
 #include "kernels/x86/formats.h"
+#include "kernels/x86/packed_q8.h"
 #include "kernels/x86/gemm_q8.h"
+#include "kernels/x86/e4m3_tables.h"
 #include "kernels/x86/gemm_f32.h"
 #include "kernels/x86/rows.h"
 #include "kernels/x86/attend.h"
+#include "kernels/x86/dots_q8.h"
 #include "kernels/x86/attend_q8.h"
+#include "kernels/x86/expand_q8.h"
 #include "kernels/table.h"
 }  // namespace
 }  // namespace westlake::avx512_vnni

@@ -10,6 +10,11 @@ KERNEL_INLINE void prefetch(const std::byte* p) {
   __asm__ volatile("prefetcht0 %0" : : "m"(*p));
 }
 
+// The same, but only as far as the second-level cache: for what is used later than the first one holds it.
+KERNEL_INLINE void prefetch_far(const std::byte* p) {
+  __asm__ volatile("prefetcht1 %0" : : "m"(*p));
+}
+
 KERNEL_INLINE __m128i load_16_bytes(const std::byte* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 }

@@ -141,13 +141,36 @@ inline void multiply_panel(const float* panel, int64_t rows, const float* x, int
 
 // ------------------------------------------------------------------------------------------------- one or two tokens
 
+// The first columns of R rows in FP8 for one token, where the machine has a quicker way to widen them: all blocks of
+// scales that are whole, up to one whose scale is too large. Returns how many columns that was. The product with the
+// scale is rounded once, at whatever power of two the weight is taken: the results are those of load_e4m3().
+template <int R>
+inline int64_t e4m3_blocks(const Mat& w, int64_t row, const float* x, Floats* sums) {
+  if constexpr (kE4m3Tables) {
+    if (!cpu_features().avx512_vbmi) return 0;
+    const auto scales = [&](int64_t block, float* factor) {
+      bool finite = true;
+      for (int r = 0; r < R; ++r) {
+        const float by_256 = fp8_factor(w, row + r, block);
+        factor[r] = by_256 / 256;
+        finite = finite && by_256 - by_256 == 0;
+      }
+      return finite;
+    };
+    return multiply_e4m3_tables<R>(w.row(row), w.row_bytes, Mat::kScaleBlock, scales, x, w.cols, sums);
+  }
+  return 0;
+}
+
 template <typename Load, int R>
 inline void rows_direct(const Mat& w, int64_t row, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy) {
   for (int64_t t = 0; t < T; ++t) {
     Floats sums[R];
     for (int r = 0; r < R; ++r) sums[r] = zero();
     const int64_t step = Load::kBytes == 1 ? Mat::kScaleBlock : w.cols;
-    for (int64_t k = 0; k < w.cols; k += step) {
+    int64_t k = 0;
+    if constexpr (Load::kBytes == 1) k = e4m3_blocks<R>(w, row, x + t * ldx, sums);
+    for (; k < w.cols; k += step) {
       float scale[R];
       if constexpr (Load::kBytes == 1) {
         for (int r = 0; r < R; ++r) scale[r] = fp8_factor(w, row + r, k / Mat::kScaleBlock);

@@ -1,7 +1,7 @@
 // y[t, n] = sum_k x[t, k] W[n, k] for quantised W and int8 x. Included inside the level's namespace and target region;
 // includes nothing itself.
 //
-//   y[t, n] = sum_blocks (scale d) (sum_k q qs)  +  (min d) (sum_k qs)          q in W, qs and d in x
+//   y[t, n] = sum_blocks (scale d) (sum_k q qs)  +  min (d sum_k qs)            q in W, qs and d in x
 //
 // Shapes: W [N, K] in blocks along K, x [T, K] int8 with a scale a block of 32, y [T, N] float32.
 // Bytes: the weights once a token tile (T = 1: this is all, and the memory is the limit). Operations: 2 T N K in int8.
@@ -12,69 +12,29 @@
 //          +--------+--------+          time; the sums of (row, token) wait in `sums` until the last chunk. One or two
 //                                       tokens alone: a unit is unpacked to registers and used at once.
 //
+// Blocks of some tokens have a rest (Q8Rest): while the tiles of a chunk are there, each block is multiplied with its
+// list of rests too, four tokens at a time, into sums of their own.
+//
 // Each (row, token) has one chain of fused multiply-adds in ascending order of blocks, whatever T, the row range and
 // the level: the same bits as ref.
 
-constexpr int kChunkBlocks = 16;                   // 12 KB of tiles a row group at 16 lanes
-constexpr int kTileTokens = kLanes == 16 ? 6 : 4;  // of a register tile
+constexpr int kChunkBlocks = 16;  // 12 KB of tiles a row group at 16 lanes
 constexpr int kRowGroups =
     kLanes == 16 ? 2 : 1;  // of kLanes rows: two accumulators a (group, token), 32 or 16 registers
 constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile: unpacking is then 1/20 of the work
 constexpr int64_t kTileBytes = 512 << 10;                 // int8 activations of a token tile: they stay in the L2 cache
 
-// Tokens from t on of x, from block b on: what a tile is multiplied with.
-struct Activations {
-  const int8_t* qs;
-  const float* d;
-  const int16_t* sums;
-  int64_t cols;
-  const std::byte* prepared;  // of the same tokens and blocks (prepare_sums), when there are many rows to use them
-  Activations(const Q8Rows& x, int64_t t, int64_t b, const std::byte* prepared_sums = nullptr)
-      : qs(x.qs_row(t) + 32 * b),
-        d(x.d_row(t) + b),
-        sums(x.sums_row(t) + 2 * b),
-        cols(x.cols),
-        prepared(prepared_sums) {}
-};
-
-// Sums of qs over each part that has a scale of its own, [T, K/32, kHalves], as the products want them: for formats
-// with a minimum the sum in float32, for those with an offset -kOffset times the sum.
-template <typename Format>
-inline void prepare_sums(const Q8Rows& x, int64_t t0, int64_t tokens, std::byte* out) {
-  const int16_t* sums = x.sums_row(t0);
-  constexpr int kParts = 2 / Format::kHalves;  // sums of sixteen in a part
-  for (int64_t i = 0; i < tokens * (x.cols / 32) * Format::kHalves; ++i) {
-    const int32_t sum = kParts == 2 ? sums[2 * i] + sums[2 * i + 1] : sums[i];
-    const int32_t offset = -Format::kOffset * sum;
-    const float as_float = static_cast<float>(sum);
-    std::memcpy(out + 4 * i, Format::kMin ? static_cast<const void*>(&as_float) : &offset, 4);
-  }
-}
-
-// sum[g][t] += tile g x block b of token t. Every activation that is loaded serves G groups of rows, every weight NT
-// tokens. kPrepared: x.prepared is there.
-template <typename Format, int G, int NT, bool kPrepared>
-KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x, int64_t b, Floats (&sum)[G][NT]) {
+// sum[g][t] += tile g x a block of NT tokens (packed_q8.h). Every activation that is loaded serves G groups of rows,
+// every weight NT tokens.
+template <typename Format, int G, int NT, typename Block>
+KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Block& x, Floats (&sum)[G][NT]) {
   constexpr int kSteps = 8 / Format::kHalves;  // dot4 steps that share a scale
 #pragma GCC unroll 2
   for (int h = 0; h < Format::kHalves; ++h) {
-    // The 16-bit pair (a, b) that picks the sum of qs over this part out of the sums of its two halves.
-    constexpr int kBoth = 0x00010001, kFirst = 0x00000001, kSecond = 0x00010000;
-    const int part = Format::kHalves == 1 ? kBoth : h == 0 ? kFirst : kSecond;
-    const int minus_offset = -Format::kOffset & 0xffff;  // as one of the two 16-bit numbers
-    const auto prepared = [&](int t) {
-      return broadcast_4(x.prepared + 4 * ((t * (x.cols / 32) + b) * Format::kHalves + h));
-    };
     Ints dots[G][NT];
 #pragma GCC unroll 8
     for (int t = 0; t < NT; ++t) {
-      Ints start = zero_i();
-      if constexpr (Format::kOffset != 0 && kPrepared) {
-        start = prepared(t);
-      } else if constexpr (Format::kOffset != 0) {
-        const int weights = static_cast<int>(static_cast<unsigned>(part) * static_cast<unsigned>(minus_offset));
-        start = dot_pair(set_i(weights), x.sums + t * (x.cols / 16) + 2 * b);
-      }
+      const Ints start = Format::kOffset != 0 ? x.minus_offset(t, h) : zero_i();
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) dots[g][t] = start;
     }
@@ -82,7 +42,7 @@ KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x,
     for (int j = h * kSteps; j < (h + 1) * kSteps; ++j) {
 #pragma GCC unroll 8
       for (int t = 0; t < NT; ++t) {
-        const int8_t* values = x.qs + t * x.cols + 32 * b + 4 * j;
+        const int8_t* values = x.qs(t) + 4 * j;
 #pragma GCC unroll 2
         for (int g = 0; g < G; ++g) {
           const Ints weights = tiles[g]->q[j];
@@ -92,18 +52,13 @@ KERNEL_INLINE void dot_tile(const Tile* const (&tiles)[G], const Activations& x,
     }
 #pragma GCC unroll 8
     for (int t = 0; t < NT; ++t) {
-      const Floats scale = set(x.d[t * (x.cols / 32) + b]);
+      const Floats scale = x.scale(t);
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) sum[g][t] = fma(mul(tiles[g]->scale[h], scale), to_float(dots[g][t]), sum[g][t]);
       if constexpr (Format::kMin) {
-        Floats ones;
-        if constexpr (kPrepared) {
-          ones = as_floats(prepared(t));
-        } else {
-          ones = to_float(dot_pair(set_i(part), x.sums + t * (x.cols / 16) + 2 * b));
-        }
+        const Floats ones = x.scaled_ones(t, h);
 #pragma GCC unroll 2
-        for (int g = 0; g < G; ++g) sum[g][t] = fma(mul(tiles[g]->min[h], scale), ones, sum[g][t]);
+        for (int g = 0; g < G; ++g) sum[g][t] = fma(tiles[g]->min[h], ones, sum[g][t]);
       }
     }
   }
@@ -130,58 +85,76 @@ struct TileChunk {
   Tile tiles[G][kChunkBlocks];
 };
 
-// sums[t][g] += tiles x tokens [t0, t0 + NT), blocks [b0, b0 + n). sums: [tokens, G, kLanes].
-template <typename Format, int G, int NT>
-inline void dot_tiles(const TileChunk<G>& chunk, int n, const Activations& x, float* sums, Ahead<G>& ahead) {
+// Where the sums of the tokens wait between chunks, [place, G, kLanes], and where they go behind the last chunk: y,
+// rows `ldy` apart. Each tile goes there as soon as it is done: rows of y lie a power of two apart, and hundreds of
+// them written at once would wait for each other's lines in a few sets of the cache.
+struct Sums {
+  float* waiting;
+  float* y;  // of token 0; null: all stay in `waiting`
+  int64_t ldy;
+  bool first, last;  // chunk
+};
+
+// A tile of packed tokens from token t on x the tiles of weights, n blocks. unpack(b) is called before block b is used.
+template <typename Format, int G, int NT, typename Unpack>
+KERNEL_INLINE void dot_tiles(const TileChunk<G>& chunk, int n, const std::byte* x, int64_t t, int64_t tokens,
+                             const Sums& sums, Ahead<G>& ahead, const Unpack& unpack) {
+  float* waiting = sums.waiting + t * G * kLanes;
   Floats sum[G][NT];
 #pragma GCC unroll 8
-  for (int t = 0; t < NT; ++t) {
+  for (int i = 0; i < NT; ++i) {
 #pragma GCC unroll 2
-    for (int g = 0; g < G; ++g) sum[g][t] = load(sums + (t * G + g) * kLanes);
+    for (int g = 0; g < G; ++g) sum[g][i] = sums.first ? zero() : load(waiting + (i * G + g) * kLanes);
   }
   for (int b = 0; b < n; ++b) {
+    unpack(b);
     ahead.step();
     const Tile* tiles[G];
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) tiles[g] = &chunk.tiles[g][b];
-    dot_tile<Format, G, NT, true>(tiles, x, b, sum);
+    dot_tile<Format, G, NT>(tiles, PackedBlock<Format, NT>{x + b * NT * kPackedBytes<Format>}, sum);
   }
+  const bool done = sums.last && sums.y != nullptr && t + NT <= tokens;
+  float* to = done ? sums.y + t * sums.ldy : waiting;
+  const int64_t ld = done ? sums.ldy : G * kLanes;
 #pragma GCC unroll 8
-  for (int t = 0; t < NT; ++t) {
+  for (int i = 0; i < NT; ++i) {
 #pragma GCC unroll 2
-    for (int g = 0; g < G; ++g) store(sums + (t * G + g) * kLanes, sum[g][t]);
+    for (int g = 0; g < G; ++g) store(to + i * ld + g * kLanes, sum[g][i]);
+  }
+  // A tile with an idle place.
+  for (int64_t i = 0; sums.last && sums.y != nullptr && !done && t + i < tokens; ++i) {
+    for (int g = 0; g < G; ++g) store(sums.y + (t + i) * sums.ldy + g * kLanes, load(waiting + (i * G + g) * kLanes));
   }
 }
 
-// Tokens [t, tokens) that are left by the whole tiles: how many tokens the tile has that they are the end of; 0: none.
-KERNEL_INLINE int64_t overlap(int64_t t, int64_t tokens) {
-  const int64_t left = tokens - t, wide = left == 3 ? 4 : left == 5 ? 6 : 0;
-  return t > 0 && wide <= kTileTokens ? wide : 0;
-}
-
-template <typename Format, int G>
-inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const Q8Rows& x, const std::byte* prepared, int64_t t0,
-                           int64_t tokens, int64_t b0, float* sums, Ahead<G> ahead) {
-  const auto from = [&](int64_t t) {
-    return Activations(x, t0 + t, b0, prepared + 4 * Format::kHalves * (t * (x.cols / 32) + b0));
-  };
+// All packed tokens x the tiles of weights, n blocks. The first tile unpacks the blocks as it goes: its dots use two of
+// the ports, unpacking the others.
+template <typename Format, int G, typename Unpack>
+inline void dot_all_tokens(const TileChunk<G>& chunk, int n, const std::byte* x, int64_t tokens, const Sums& sums,
+                           Ahead<G> ahead, const Unpack& unpack) {
+  const auto unpacked = [](int) {};
+  const int64_t token = n * kPackedBytes<Format>;
   int64_t t = 0;
-  for (; t + kTileTokens <= tokens; t += kTileTokens)
-    dot_tiles<Format, G, kTileTokens>(chunk, n, from(t), sums + t * G * kLanes, ahead);
-  // Three or five are the end of a tile of four or six, whose sums stand apart: two short tiles, each waiting for its
-  // own results, take longer.
-  if (const int64_t wide = overlap(t, tokens); wide == kTileTokens) {
-    dot_tiles<Format, G, kTileTokens>(chunk, n, from(tokens - wide), sums + tokens * G * kLanes, ahead);
-    return;
-  } else if (wide == 4) {
-    dot_tiles<Format, G, 4>(chunk, n, from(tokens - wide), sums + tokens * G * kLanes, ahead);
-    return;
+  if (tile_width(tokens) == kTileTokens) {
+    dot_tiles<Format, G, kTileTokens>(chunk, n, x, 0, tokens, sums, ahead, unpack);
+    t = kTileTokens;
+  } else {
+    for (int b = 0; b < n; ++b) unpack(b);
   }
-  if constexpr (kTileTokens > 4) {
-    for (; t + 4 <= tokens; t += 4) dot_tiles<Format, G, 4>(chunk, n, from(t), sums + t * G * kLanes, ahead);
+  for (; t < tokens; t += kTileTokens) {
+    const std::byte* at = x + t * token;
+    const int64_t width = tile_width(tokens - t);
+    if (width == kTileTokens) {
+      dot_tiles<Format, G, kTileTokens>(chunk, n, at, t, tokens, sums, ahead, unpacked);
+    } else if (width == 4) {
+      dot_tiles<Format, G, 4>(chunk, n, at, t, tokens, sums, ahead, unpacked);
+    } else if (width == 2) {
+      dot_tiles<Format, G, 2>(chunk, n, at, t, tokens, sums, ahead, unpacked);
+    } else {
+      dot_tiles<Format, G, 1>(chunk, n, at, t, tokens, sums, ahead, unpacked);
+    }
   }
-  for (; t + 2 <= tokens; t += 2) dot_tiles<Format, G, 2>(chunk, n, from(t), sums + t * G * kLanes, ahead);
-  for (; t < tokens; ++t) dot_tiles<Format, G, 1>(chunk, n, from(t), sums + t * G * kLanes, ahead);
 }
 
 // kLanes rows of W: where they are, and how far apart.
@@ -222,52 +195,149 @@ struct StridedGroup {
   const std::byte* address(int64_t) const { return nullptr; }
 };
 
+// The place in y of the first token and row, and how many of kLanes rows exist.
+struct Output {
+  float* y;
+  int64_t ldy;
+  int64_t count;
+};
+
+KERNEL_INLINE void store_part_or_all(float* y, Floats v, int64_t count) {
+  if (count == kLanes) return store(y, v);
+  store_part(y, v, count);
+}
+
+// The rests of a token tile: sums of their own, [kMaxTokens, G, kLanes], zero before and after every group of rows.
+struct Rests {
+  const Q8Rest* x = nullptr;  // null: there are none
+  int64_t blocks = 0;         // K / 32
+  int64_t t0 = 0;             // where the token tile begins: a multiple of kRestTokens
+  float* sums = nullptr;
+};
+
+// sums[token][g] += tiles x the rests of one block, pairs [begin, end) of it. sums: [kRestTokens, G, kLanes].
+template <typename Format, int G>
+inline void dot_rests(const Tile* const (&tiles)[G], const Q8Rest& rest, int64_t begin, int64_t end, float* sums) {
+  const auto some = [&]<int NT>(std::integral_constant<int, NT>, int64_t p) {
+    const int32_t* token = rest.token + p;
+    Floats sum[G][NT];
+#pragma GCC unroll 4
+    for (int t = 0; t < NT; ++t) {
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) sum[g][t] = load(sums + (token[t] * G + g) * kLanes);
+    }
+    const LooseTokens<Format, NT> pairs(rest.blocks, p);
+    dot_tile<Format, G, NT>(tiles, pairs.block(0), sum);
+#pragma GCC unroll 4
+    for (int t = 0; t < NT; ++t) {
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) store(sums + (token[t] * G + g) * kLanes, sum[g][t]);
+    }
+  };
+  int64_t p = begin;
+  for (; p + 4 <= end; p += 4) some(std::integral_constant<int, 4>(), p);
+  for (; p < end; ++p) some(std::integral_constant<int, 1>(), p);
+}
+
+// The rests of blocks [b0, b0 + n) of all tokens of the tile.
+template <typename Format, int G>
+inline void dot_rests_of_chunk(const TileChunk<G>& chunk, int n, int64_t b0, int64_t tokens, const Rests& rests) {
+  for (int64_t t = 0; t < tokens; t += kRestTokens) {
+    const int64_t group = (rests.t0 + t) / kRestTokens;
+    for (int b = 0; b < n; ++b) {
+      const int64_t begin = rests.x->begin(group, b0 + b, rests.blocks);
+      const int64_t end = rests.x->begin(group, b0 + b + 1, rests.blocks);
+      if (begin == end) continue;
+      const Tile* tiles[G];
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) tiles[g] = &chunk.tiles[g][b];
+      dot_rests<Format, G>(tiles, *rests.x, begin, end, rests.sums + t * G * kLanes);
+    }
+  }
+}
+
+// sum + what token t has in `rests`, which is zero then.
+template <int G>
+KERNEL_INLINE Floats with_rest(Floats sum, const Rests& rests, int64_t t, int g) {
+  if (rests.x == nullptr) return sum;
+  float* rest = rests.sums + (t * G + g) * kLanes;
+  const Floats all = add(sum, load(rest));
+  store(rest, zero());
+  return all;
+}
+
 // One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory.
-template <typename Format, int NT, typename Group>
-inline void dot_group_few(const Group& group, int64_t units, const Q8Rows& x, int64_t t0, float* sums) {
-  const Activations values(x, t0, 0);
-  Floats sum[1][NT];
-  for (Floats& each : sum[0]) each = zero();
+template <typename Format, int G, int NT, typename Group>
+inline void dot_groups_few(const Group (&groups)[G], const Q8Rows& x, int64_t t0, const Rests& rests,
+                           const Output& out) {
+  const LooseTokens<Format, NT> tokens(x, t0);
+  const int64_t units = x.cols / 32 / Format::kBlocks;
+  const int32_t* starts = x.rest == nullptr ? nullptr : x.rest->starts + t0 / kRestTokens * (x.cols / 32 + 1);
+  Floats sum[G][NT];
+  for (Floats(&of_group)[NT] : sum) {
+    for (Floats& each : of_group) each = zero();
+  }
+  constexpr int64_t kAheadUnits = kAhead / G / (kPanelRows * Format::kBytes) + 1;
   for (int64_t u = 0; u < units; ++u) {
-    Tile tiles[Format::kBlocks];
+    Tile tiles[G][Format::kBlocks];
     // A superblock is worked on for long: its successor's lines are asked for evenly while its blocks are multiplied.
     constexpr bool kEvenly = Format::kBlocks > 1;
     constexpr int64_t kBytes = kPanelRows * Format::kBytes / Format::kBlocks;  // a block
-    Format::unpack(group.template unit<!kEvenly>(u), tiles);
-    const std::byte* next = group.address(u);
+    const std::byte* next[G];
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      Format::unpack(groups[g].template unit<!kEvenly>(u), tiles[g]);
+      // Each of G streams goes on in the group that is G further.
+      const int64_t ahead = u + kAheadUnits, beyond = ahead < units ? 0 : (G - 1) * units;
+      next[g] = groups[g].address(ahead + beyond);
+    }
     for (int b = 0; b < Format::kBlocks; ++b) {
-      if (kEvenly && next != nullptr) {
+      const Tile* tile[G];
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) {
+        tile[g] = &tiles[g][b];
+        if (!kEvenly || next[g] == nullptr) continue;
 #pragma GCC unroll 8
-        for (int64_t i = 0; i < kBytes; i += 64) prefetch(next + kAhead + b * kBytes + i);
+        for (int64_t i = 0; i < kBytes; i += 64) prefetch(next[g] + b * kBytes + i);
       }
-      const Tile* const tile[1] = {&tiles[b]};
-      dot_tile<Format, 1, NT, false>(tile, values, u * Format::kBlocks + b, sum);
+      dot_tile<Format, G, NT>(tile, tokens.block(u * Format::kBlocks + b), sum);
+      if (starts == nullptr) continue;
+      const int32_t begin = starts[u * Format::kBlocks + b], end = starts[u * Format::kBlocks + b + 1];
+      if (begin < end) dot_rests<Format, G>(tile, *x.rest, begin, end, rests.sums);
     }
   }
-  for (int t = 0; t < NT; ++t) store(sums + t * kLanes, sum[0][t]);
+  for (int t = 0; t < NT; ++t) {
+    for (int g = 0; g < G; ++g)
+      store_part_or_all(out.y + t * out.ldy + g * kLanes, with_rest<G>(sum[g][t], rests, t, g), out.count);
+  }
 }
 
-// sums[tokens][G][kLanes] = the rows of G groups x tokens [t0, t0 + tokens). The sums of the tokens behind the last
-// whole tile are found where place_of() says.
-template <typename Format, int G, typename Group>
-inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
-                       float* sums) {
-  const int64_t blocks = x.cols / 32;
-  alignas(64) TileChunk<G> chunk;
-  for (int64_t i = 0; i < (tokens + kTileTokens) * G * kLanes; i += kLanes) store(sums + i, zero());
-  // Chunks of even size: 18 blocks are twice 9, not 16 and 2.
+// One token is multiplied with two groups of rows at a time where a group alone waits for itself: two scales and two
+// minima a block are a chain of four additions, 16 cycles for 168 bytes of Q2_K. Formats that the memory limits lose by
+// it (Q6_K a fifth): two streams are asked for less evenly than one.
+template <typename Format>
+constexpr bool kPairsOfGroups = kRowGroups == 2 && Format::kHalves == 2 && Format::kMin;
+
+// Blocks of a chunk: of even size, 18 blocks are twice 9, not 16 and 2.
+template <typename Format>
+inline int64_t chunk_blocks(int64_t blocks) {
   const int64_t chunks = (blocks + kChunkBlocks - 1) / kChunkBlocks;
-  const int64_t even = (blocks / Format::kBlocks + chunks - 1) / chunks * Format::kBlocks;
+  return (blocks / Format::kBlocks + chunks - 1) / chunks * Format::kBlocks;
+}
+
+// out = the rows of G groups x the packed tokens. waiting: kMaxTokens * G * kLanes floats.
+template <typename Format, int G, typename Group>
+inline void dot_groups(const Group (&groups)[G], int64_t blocks, const std::byte* x, int64_t tokens, float* waiting,
+                       const Rests& rests, const Output& out) {
+  alignas(64) TileChunk<G> chunk;
+  const int64_t places = places_of(tokens), even = chunk_blocks<Format>(blocks);
+  const bool direct = (G > 1 || out.count == kLanes) && rests.x == nullptr;
   for (int64_t b0 = 0; b0 < blocks; b0 += even) {
     const int n = static_cast<int>(blocks - b0 < even ? blocks - b0 : even);
-    for (int g = 0; g < G; ++g) {
-      for (int b = 0; b < n; b += Format::kBlocks)
-        Format::unpack(groups[g].template unit<false>((b0 + b) / Format::kBlocks), chunk.tiles[g] + b);
-    }
+    const bool last = b0 + n == blocks;
     // The next chunk comes while this one is multiplied: of the same groups, or the first of those behind them.
     Ahead<G> ahead;
     if (groups[0].address(0) != nullptr) {
-      const bool last = b0 + n == blocks;
       const int64_t units = blocks / Format::kBlocks;
       for (int g = 0; g < G; ++g)
         ahead.groups[g] = last ? groups[0].address((G + g) * units) : groups[g].address((b0 + n) / Format::kBlocks);
@@ -275,81 +345,82 @@ inline void dot_groups(const Group (&groups)[G], const Q8Rows& x, const std::byt
       ahead.bytes = even / Format::kBlocks * Format::kBytes * kPanelRows;
       ahead.lines = (ahead.bytes / 64 + steps - 1) / steps;
     }
-    dot_all_tokens<Format, G>(chunk, n, x, prepared, t0, tokens, b0, sums, ahead);
+    const auto unpack = [&](int b) {
+      if (b % Format::kBlocks != 0) return;
+      for (int g = 0; g < G; ++g)
+        Format::unpack(groups[g].template unit<false>((b0 + b) / Format::kBlocks), chunk.tiles[g] + b);
+    };
+    const Sums sums = {waiting, direct ? out.y : nullptr, out.ldy, b0 == 0, last};
+    dot_all_tokens<Format, G>(chunk, n, x + b0 * places * kPackedBytes<Format>, tokens, sums, ahead, unpack);
+    if (rests.x != nullptr) dot_rests_of_chunk<Format, G>(chunk, n, b0, tokens, rests);
   }
-}
-
-// Where token t of `tokens` is among the sums.
-KERNEL_INLINE int64_t place_of(int64_t t, int64_t tokens) {
-  const int64_t whole = tokens / kTileTokens * kTileTokens, wide = overlap(whole, tokens);
-  return t >= whole && wide > 0 ? t + wide : t;
-}
-
-// y[t0 + t, r + g kLanes ..] = sums.
-template <int G>
-inline void store_sums(const float* sums, int64_t tokens, int64_t count, float* y, int64_t ldy) {
-  for (int64_t t = 0; t < tokens; ++t) {
-    const int64_t place = place_of(t, tokens);
+  for (int64_t t = 0; !direct && t < tokens; ++t) {
     for (int g = 0; g < G; ++g) {
-      float* out = y + t * ldy + g * kLanes;
-      const Floats v = load(sums + (place * G + g) * kLanes);
-      if (G > 1 || count == kLanes) {
-        store(out, v);
-      } else {
-        store_part(out, v, count);
-      }
+      const Floats sum = with_rest<G>(load(waiting + (t * G + g) * kLanes), rests, t, g);
+      store_part_or_all(out.y + t * out.ldy + g * kLanes, sum, out.count);
     }
   }
 }
 
-// kLanes rows, or fewer, x tokens [t0, t0 + tokens).
+// kLanes rows, or fewer, x tokens [t0, t0 + tokens), packed when they are more than two.
 template <typename Format, typename Group>
-inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
-                          float* sums) {
-  const int64_t units = x.cols / 32 / Format::kBlocks;
-  if (tokens == 1) return dot_group_few<Format, 1>(group, units, x, t0, sums);
-  if (tokens == 2) return dot_group_few<Format, 2>(group, units, x, t0, sums);
+inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* packed, int64_t t0, int64_t tokens,
+                          float* waiting, const Rests& rests, const Output& out) {
   const Group groups[1] = {group};
-  dot_groups<Format, 1>(groups, x, prepared, t0, tokens, sums);
+  if (tokens == 1) return dot_groups_few<Format, 1, 1>(groups, x, t0, rests, out);
+  if (tokens == 2) return dot_groups_few<Format, 1, 2>(groups, x, t0, rests, out);
+  dot_groups<Format, 1>(groups, x.cols / 32, packed, tokens, waiting, rests, out);
+}
+
+// Tokens of a tile for a product of K columns: a multiple of `unit`.
+inline int64_t tokens_of_tile(int64_t cols, int64_t unit) {
+  const int64_t fit = kTileBytes / cols, most = fit > kMaxTokens ? kMaxTokens : fit;
+  return most < unit ? unit : most / unit * unit;
 }
 
 template <typename Format>
-inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
-  alignas(64) float sums[(kMaxTokens + kTileTokens) * kRowGroups * kLanes];
-  const int64_t fit = kTileBytes / x.cols / kTileTokens * kTileTokens;
-  const int64_t tile_tokens = fit < kTileTokens ? kTileTokens : fit > kMaxTokens ? kMaxTokens : fit;
+inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* scratch) {
+  alignas(64) float sums[kMaxTokens * kRowGroups * kLanes];
+  alignas(64) float rest_sums[kMaxTokens * kRowGroups * kLanes];
+  static_assert(kRestTokens % kTileTokens == 0);  // a tile has whole groups of rests
+  const int64_t blocks = x.cols / 32, tile_tokens = tokens_of_tile(x.cols, x.rest ? kRestTokens : kTileTokens);
+  const int64_t rest_floats = x.rest ? (T < tile_tokens ? T : tile_tokens) * kRowGroups * kLanes : 0;
+  for (int64_t i = 0; i < rest_floats; i += kLanes) store(rest_sums + i, zero());
   const bool panels = w.layout == MatLayout::kPanels;
-  // In the scratch: prepared sums, then rows that are copied.
-  auto* prepared = reinterpret_cast<std::byte*>(panel);
-  auto* copy = prepared + kMaxTokens * (x.cols / 32) * Format::kHalves * 4;
-  static_assert(kMaxTokens * Format::kHalves * 4 + kLanes * Format::kBytes / Format::kBlocks <= 32 * 4 * kPanelRows);
+  // In the scratch: packed activations, then rows that are copied.
+  auto* packed = reinterpret_cast<std::byte*>(scratch);
+  std::byte* copy = packed + kMaxTokens * blocks * kPackedBytes<Format>;
+  static_assert(kMaxTokens * kPackedBytes<Format> + kLanes * Format::kBytes / Format::kBlocks <= 32 * 4 * kScratchRows);
 
   for (int64_t t0 = 0; t0 < T; t0 += tile_tokens) {
     const int64_t tokens = T - t0 < tile_tokens ? T - t0 : tile_tokens;
+    const Rests rests = {x.rest, blocks, t0, rest_sums};
     float* out = y + t0 * ldy;
-    if (tokens > 2) prepare_sums<Format>(x, t0, tokens, prepared);
+    if (tokens > 2) pack_tokens<Format>(x, t0, tokens, chunk_blocks<Format>(blocks), tile_width, packed);
     int64_t r = rows.begin;
-    if (panels && tokens > 2) {
+    if (panels && (tokens > 2 || (tokens == 1 && kPairsOfGroups<Format>))) {
       for (; r + kRowGroups * kLanes <= rows.end && kRowGroups > 1; r += kRowGroups * kLanes) {
         const PanelGroup<Format> groups[2] = {PanelGroup<Format>(w, r), PanelGroup<Format>(w, r + kLanes)};
-        dot_groups<Format, 2>(groups, x, prepared, t0, tokens, sums);
-        store_sums<2>(sums, tokens, kLanes, out + r, ldy);
+        const Output to = {out + r, ldy, kLanes};
+        if (tokens > 2) {
+          dot_groups<Format, 2>(groups, blocks, packed, tokens, sums, rests, to);
+        } else if constexpr (kPairsOfGroups<Format>) {
+          dot_groups_few<Format, 2, 1>(groups, x, t0, rests, to);
+        }
       }
     }
     for (; r < rows.end; r += kLanes) {
-      int64_t count = kLanes;
       if (panels) {
-        dot_one_group<Format>(PanelGroup<Format>(w, r), x, prepared, t0, tokens, sums);
+        dot_one_group<Format>(PanelGroup<Format>(w, r), x, packed, t0, tokens, sums, rests, {out + r, ldy, kLanes});
       } else {
         const RowGroup group = row_group(w, r, rows.end, copy);
-        count = group.count;
-        dot_one_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, prepared, t0, tokens, sums);
+        dot_one_group<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, packed, t0, tokens, sums,
+                              rests, {out + r, ldy, group.count});
       }
-      store_sums<1>(sums, tokens, count, out + r, ldy);
     }
   }
 }
 
-inline void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* panel) {
-  if (T > 0) with_format(w.dtype, [&](auto format) { gemm_q8_of<decltype(format)>(w, rows, x, T, y, ldy, panel); });
+inline void gemm_q8(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy, float* scratch) {
+  if (T > 0) with_format(w.dtype, [&](auto format) { gemm_q8_of<decltype(format)>(w, rows, x, T, y, ldy, scratch); });
 }

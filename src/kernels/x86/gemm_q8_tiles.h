@@ -1,7 +1,7 @@
-// gemm_q8 with matrix tiles (tiles.h), for sixteen tokens or more. Included inside the level's namespace and target
-// region, behind gemm_q8.h, whose equation, order and chunks are the same; includes nothing itself.
+// gemm_q8 with matrix tiles (tiles.h), for sixteen tokens or more. Included inside the level's namespace
+// and target region, behind gemm_q8.h, whose equation, order and chunks are the same; includes nothing itself.
 //
-// One block of 32 of sixteen rows x sixteen tokens is one dot of tiles: A = the int8 of the tokens, where they lie; B =
+// One block of 32 of sixteen rows x sixteen tokens is one dot of tiles: A = the int8 of the tokens, packed; B =
 // the unpacked tile of formats.h, which is already the shape that a dot of four wants, its offset taken off; C = the
 // sums, int32 and exact. C goes to the L1 cache, and vectors scale it:
 //
@@ -9,8 +9,8 @@
 //
 // so that the bits are those of the level's gemm_q8 for few tokens: a prompt gives the same text whatever its chunks.
 // Count of such a block, in cycles of one core (two vector ports, two loads, sixteen rows a dot): dot 16; vectors 24 (a
-// conversion, a product, a multiply-add a token; 40 with a minimum); loads 28 (16 lines of A, 8 of B, 16 of C, 16 d);
-// stores 16. Dots of four alone take 88 (104). The dot has half of K's 64 bytes to work on, because every 32 have their
+// conversion, a product, a multiply-add a token; 32 with a minimum); loads 28 (16 lines of A, 8 of B, 16 of C, 16 d);
+// stores 16. Dots of four alone take 88 (96). The dot has half of K's 64 bytes to work on, because every 32 have their
 // own scale; that does not matter, vectors and loads are the limit.
 //
 // Four C are under way: those of the next four blocks are multiplied while these are scaled.
@@ -27,19 +27,25 @@ inline void configure_q8_tiles() {
   tiles_configure({kC, kC, kC, kC, kA, kA, kB, kB});
 }
 
+// Block b of sixteen packed tokens.
+template <typename Format>
+KERNEL_INLINE PackedBlock<Format, kGroupTokens> group_block(const std::byte* x, int b) {
+  return {x + b * kGroupTokens * kPackedBytes<Format>};
+}
+
 // C := tokens x part `step` of the chunk, in tile kC. A part is a block or half of one.
 template <typename Format, int kC>
-KERNEL_INLINE void begin_part(const Tile* blocks, const Activations& x, int step) {
+KERNEL_INLINE void begin_part(const Tile* blocks, const std::byte* x, int step) {
   constexpr int kA = 4 + kC % 2, kB = 6 + kC % 2, kSteps = 8 / Format::kHalves;
   const int b = step / Format::kHalves, h = step % Format::kHalves;
   tile_zero<kC>();
-  tile_load<kA>(x.qs + 32 * b + 4 * kSteps * h, x.cols);
+  tile_load<kA>(group_block<Format>(x, b).qs(0) + 4 * kSteps * h, 32);
   tile_load<kB>(blocks[b].q + kSteps * h, 64);
   dot_i8<kC, kA, kB>();
 }
 
 template <typename Format>
-KERNEL_INLINE void begin_parts(const Tile* blocks, const Activations& x, int step, int steps) {
+KERNEL_INLINE void begin_parts(const Tile* blocks, const std::byte* x, int step, int steps) {
   if (step + 0 < steps) begin_part<Format, 0>(blocks, x, step + 0);
   if (step + 1 < steps) begin_part<Format, 1>(blocks, x, step + 1);
   if (step + 2 < steps) begin_part<Format, 2>(blocks, x, step + 2);
@@ -48,24 +54,20 @@ KERNEL_INLINE void begin_parts(const Tile* blocks, const Activations& x, int ste
 
 // sum[t] += the part's C of token t x its scales.
 template <typename Format>
-KERNEL_INLINE void scale_part(const Tile* blocks, const Activations& x, int step, const int32_t* dots,
+KERNEL_INLINE void scale_part(const Tile* blocks, const std::byte* x, int step, const int32_t* dots,
                               Floats (&sum)[kGroupTokens]) {
   const int b = step / Format::kHalves, h = step % Format::kHalves;
-  const int64_t scales = x.cols / 32;
+  const PackedBlock<Format, kGroupTokens> tokens = group_block<Format>(x, b);
 #pragma GCC unroll 16
   for (int t = 0; t < kGroupTokens; ++t) {
-    const Floats d = set(x.d[t * scales + b]);
-    sum[t] = fma(mul(blocks[b].scale[h], d), to_float(load_i(dots + t * kLanes)), sum[t]);
-    if constexpr (Format::kMin) {
-      const Floats ones = as_floats(broadcast_4(x.prepared + 4 * ((t * scales + b) * Format::kHalves + h)));
-      sum[t] = fma(mul(blocks[b].min[h], d), ones, sum[t]);
-    }
+    sum[t] = fma(mul(blocks[b].scale[h], tokens.scale(t)), to_float(load_i(dots + t * kLanes)), sum[t]);
+    if constexpr (Format::kMin) sum[t] = fma(blocks[b].min[h], tokens.scaled_ones(t, h), sum[t]);
   }
 }
 
 // sums[t][lane] += the chunk's n blocks x sixteen tokens.
 template <typename Format>
-inline void dot_token_group(const Tile* blocks, int n, const Activations& x, float* sums) {
+inline void dot_token_group(const Tile* blocks, int n, const std::byte* x, float* sums) {
   alignas(64) int32_t dots[kUnderWay][kGroupSums];
   Floats sum[kGroupTokens];
 #pragma GCC unroll 16
@@ -85,71 +87,63 @@ inline void dot_token_group(const Tile* blocks, int n, const Activations& x, flo
   for (int t = 0; t < kGroupTokens; ++t) store(sums + t * kLanes, sum[t]);
 }
 
-// Where group g of `tokens` begins: the last one is the end of the tokens, and repeats some of the one before.
-KERNEL_INLINE int64_t group_begin(int64_t g, int64_t tokens) {
-  return (g + 1) * kGroupTokens <= tokens ? g * kGroupTokens : tokens - kGroupTokens;
-}
-
-// sums[group][t][lane] = sixteen rows x tokens [t0, t0 + tokens).
+// sums[t][lane] = sixteen rows x the packed tokens.
 template <typename Format, typename Group>
-inline void dot_token_groups(const Group& group, const Q8Rows& x, const std::byte* prepared, int64_t t0, int64_t tokens,
-                             float* sums) {
-  const int64_t blocks = x.cols / 32, groups = (tokens + kGroupTokens - 1) / kGroupTokens;
-  alignas(64) Tile tiles[kChunkBlocks];
+inline void dot_token_groups(const Group& group, int64_t blocks, const std::byte* x, int64_t tokens, float* sums,
+                             const Rests& rests) {
+  const int64_t groups = (tokens + kGroupTokens - 1) / kGroupTokens, even = chunk_blocks<Format>(blocks);
+  constexpr int64_t kBlockBytes = kGroupTokens * kPackedBytes<Format>;
+  alignas(64) TileChunk<1> chunk;
+  Tile* const tiles = chunk.tiles[0];
   for (int64_t i = 0; i < groups * kGroupSums; i += kLanes) store(sums + i, zero());
-  for (int64_t b0 = 0; b0 < blocks; b0 += kChunkBlocks) {
-    const int n = static_cast<int>(blocks - b0 < kChunkBlocks ? blocks - b0 : kChunkBlocks);
+  for (int64_t b0 = 0; b0 < blocks; b0 += even) {
+    const int n = static_cast<int>(blocks - b0 < even ? blocks - b0 : even);
     for (int b = 0; b < n; b += Format::kBlocks)
       Format::unpack(group.template unit<true>((b0 + b) / Format::kBlocks), tiles + b);
+    if (rests.x != nullptr) dot_rests_of_chunk<Format, 1>(chunk, n, b0, tokens, rests);
     for (int b = 0; b < n && Format::kOffset != 0; ++b) {
       for (Ints& q : tiles[b].q) q = _mm512_sub_epi8(q, _mm512_set1_epi8(static_cast<char>(Format::kOffset)));
     }
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t t = group_begin(g, tokens);
-      const Activations values(x, t0 + t, b0, prepared + 4 * Format::kHalves * (t * blocks + b0));
-      dot_token_group<Format>(tiles, n, values, sums + g * kGroupSums);
-    }
+    for (int64_t g = 0; g < groups; ++g)
+      dot_token_group<Format>(tiles, n, x + (b0 * groups + g * n) * kBlockBytes, sums + g * kGroupSums);
   }
 }
 
 template <typename Format>
 inline void gemm_q8_tiles_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy,
-                             float* panel) {
-  static_assert(kMaxTokens % kGroupTokens == 0);
-  alignas(64) float sums[kMaxTokens * kLanes];
-  const int64_t fit = kTileBytes / x.cols / kGroupTokens * kGroupTokens;
-  const int64_t tile_tokens = fit < kGroupTokens ? kGroupTokens : fit > kMaxTokens ? kMaxTokens : fit;
-  // In the scratch, as in gemm_q8: prepared sums, then rows that are copied.
-  auto* prepared = reinterpret_cast<std::byte*>(panel);
-  auto* copy = prepared + kMaxTokens * (x.cols / 32) * Format::kHalves * 4;
+                             float* scratch) {
+  static_assert(kMaxTokens % kGroupTokens == 0 && kRestTokens % kGroupTokens == 0);
+  alignas(64) float sums[kMaxTokens * kLanes], rest_sums[kMaxTokens * kLanes] = {};
+  const int64_t blocks = x.cols / 32, tile_tokens = tokens_of_tile(x.cols, x.rest ? kRestTokens : kGroupTokens);
+  // In the scratch, as in gemm_q8: packed activations, then rows that are copied.
+  auto* packed = reinterpret_cast<std::byte*>(scratch);
+  std::byte* copy = packed + kMaxTokens * blocks * kPackedBytes<Format>;
+  const auto width = [](int64_t) { return int64_t{kGroupTokens}; };
 
   configure_q8_tiles<Format>();
-  for (int64_t begin = 0; begin < T; begin += tile_tokens) {
-    const int64_t t0 = T - begin < kGroupTokens ? T - kGroupTokens : begin;
+  for (int64_t t0 = 0; t0 < T; t0 += tile_tokens) {
     const int64_t tokens = T - t0 < tile_tokens ? T - t0 : tile_tokens;
-    if (Format::kMin) prepare_sums<Format>(x, t0, tokens, prepared);
+    const Rests rests = {x.rest, blocks, t0, rest_sums};
+    pack_tokens<Format>(x, t0, tokens, chunk_blocks<Format>(blocks), width, packed);
     for (int64_t r = rows.begin; r < rows.end; r += kLanes) {
       int64_t count = kLanes;
       if (w.layout == MatLayout::kPanels) {
-        dot_token_groups<Format>(PanelGroup<Format>(w, r), x, prepared, t0, tokens, sums);
+        dot_token_groups<Format>(PanelGroup<Format>(w, r), blocks, packed, tokens, sums, rests);
       } else {
         const RowGroup group = row_group(w, r, rows.end, copy);
         count = group.count;
-        dot_token_groups<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, x, prepared, t0, tokens,
-                                 sums);
+        dot_token_groups<Format>(StridedGroup<Format>{group, r + 2 * kLanes <= rows.end}, blocks, packed, tokens, sums,
+                                 rests);
       }
-      for (int64_t t = 0; t < tokens; ++t) {
-        const int64_t g = t / kGroupTokens;
-        const float* sum = sums + g * kGroupSums + (t - group_begin(g, tokens)) * kLanes;
-        store_part(y + (t0 + t) * ldy + r, load(sum), count);
-      }
+      for (int64_t t = 0; t < tokens; ++t)
+        store_part_or_all(y + (t0 + t) * ldy + r, with_rest<1>(load(sums + t * kLanes), rests, t, 0), count);
     }
   }
   tiles_release();
 }
 
 inline void gemm_q8_tiles(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, float* y, int64_t ldy,
-                          float* panel) {
-  if (T < kGroupTokens) return kAvx512VnniKernels.gemm_q8(w, rows, x, T, y, ldy, panel);
-  with_format(w.dtype, [&](auto format) { gemm_q8_tiles_of<decltype(format)>(w, rows, x, T, y, ldy, panel); });
+                          float* scratch) {
+  if (T < kGroupTokens) return kAvx512VnniKernels.gemm_q8(w, rows, x, T, y, ldy, scratch);
+  with_format(w.dtype, [&](auto format) { gemm_q8_tiles_of<decltype(format)>(w, rows, x, T, y, ldy, scratch); });
 }

@@ -122,24 +122,61 @@ inline void rope_halves(float* x, const float* cos, const float* sin, int64_t n)
   store_part(x + half + i, add(mul(a, s), mul(b, c)), rest);
 }
 
+// Of each pair of lanes kDistance apart the sum and the difference.
+template <int kDistance>
+KERNEL_INLINE Floats butterfly(Floats v) {
+  alignas(64) float signs[kLanes];
+  for (int i = 0; i < kLanes; ++i) signs[i] = i & kDistance ? -1.0f : 1.0f;
+  return fma(v, load(signs), swap_lanes<kDistance>(v));
+}
+
+// log2 n steps of sums and differences: within the registers, then between them.
+inline void hadamard(float* x, int64_t n) {
+  const Floats scale = set(1.0f / __builtin_sqrtf(static_cast<float>(n)));
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Floats v = butterfly<4>(butterfly<2>(butterfly<1>(mul(load(x + i), scale))));
+    if constexpr (kLanes == 16) v = butterfly<8>(v);
+    store(x + i, v);
+  }
+  for (int64_t h = kLanes; h < n; h *= 2) {
+    for (int64_t i = 0; i < n; i += 2 * h) {
+      for (int64_t j = i; j < i + h; j += kLanes) {
+        const Floats a = load(x + j), b = load(x + j + h);
+        store(x + j, add(a, b));
+        store(x + j + h, sub(a, b));
+      }
+    }
+  }
+}
+
 // Blocks of 32 to int8; the cases are those of ref, and so are the bits.
 inline void quantise_q8(const float* x, int64_t ldx, int64_t T, Q8Rows out) {
   constexpr uint32_t kInfinity = 0x7f800000, kSmallest = 0x0d800000;  // the bits of infinity and of 2^-100
+  const int64_t blocks = out.cols / 32;
   for (int64_t t = 0; t < T; ++t) {
-    for (int64_t b = 0; b < out.cols / 32; ++b) {
-      const Block32 block = load_block(x + t * ldx + 32 * b);
+    const float* row = x + t * ldx;
+    int8_t* qs = out.qs_row(t);
+    float* d = out.d_row(t);
+    int16_t* sums = out.sums_row(t);
+    const auto quantise = [&](int64_t b) {
+      const Block32 block = load_block(row + 32 * b);
       const uint32_t bits = largest_magnitude_bits(block);
-      int8_t* qs = out.qs_row(t) + 32 * b;
-      int16_t* sums = out.sums_row(t) + 2 * b;
       if (bits - kSmallest < kInfinity - kSmallest) [[likely]] {
         const float top = __builtin_bit_cast(float, bits);
-        out.d_row(t)[b] = top / 127.0f;
-        store_rounded(block, 127.0f / top, qs, sums);
+        d[b] = top / 127.0f;
+        store_rounded(block, 127.0f / top, qs + 32 * b, sums + 2 * b);
       } else {
-        out.d_row(t)[b] = bits < kSmallest ? 0.0f : __builtin_nanf("");
-        std::memset(qs, 0, 32);
-        sums[0] = sums[1] = 0;
+        d[b] = bits < kSmallest ? 0.0f : __builtin_nanf("");
+        std::memset(qs + 32 * b, 0, 32);
+        sums[2 * b] = sums[2 * b + 1] = 0;
       }
+    };
+    int64_t b = 0;
+    for (; kBlocksAtOnce > 0 && b + kBlocksAtOnce <= blocks; b += kBlocksAtOnce) {
+      if (quantise_blocks(row + 32 * b, qs + 32 * b, d + b, sums + 2 * b, kSmallest, kInfinity)) [[likely]]
+        continue;
+      for (int i = 0; i < kBlocksAtOnce; ++i) quantise(b + i);
     }
+    for (; b < blocks; ++b) quantise(b);
   }
 }

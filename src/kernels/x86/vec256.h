@@ -62,6 +62,10 @@ KERNEL_INLINE Floats scale_by_power(Floats a, Floats n) {
   const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
   return mul(mul(a, power_of_two(half)), power_of_two(_mm256_sub_epi32(whole, half)));
 }
+// a < b ? yes : no, lane by lane; no where one is NaN
+KERNEL_INLINE Floats where_less(Floats a, Floats b, Floats yes, Floats no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 
 KERNEL_INLINE float sum(Floats v) {
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -72,6 +76,14 @@ KERNEL_INLINE float largest(Floats v) {
   __m128 q = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   q = _mm_max_ps(q, _mm_movehl_ps(q, q));
   return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+
+// Lane i and lane i ^ kDistance change places.
+template <int kDistance>
+KERNEL_INLINE Floats swap_lanes(Floats v) {
+  if constexpr (kDistance == 1) return _mm256_permute_ps(v, 0xb1);
+  if constexpr (kDistance == 2) return _mm256_permute_ps(v, 0x4e);
+  return _mm256_permute2f128_ps(v, v, 1);
 }
 
 // Eight numbers of a file to float32.
@@ -95,6 +107,7 @@ constexpr int kE4m3Vectors = 1;
 KERNEL_INLINE void load_e4m3_vectors(const void* p, Floats (&v)[kE4m3Vectors]) {
   v[0] = load_e4m3(p);
 }
+constexpr bool kE4m3Tables = false;  // no shuffle of 128 entries
 KERNEL_INLINE Floats load_u8(const void* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
 }
@@ -148,6 +161,10 @@ KERNEL_INLINE Floats as_floats(Ints a) {
 }
 KERNEL_INLINE Floats to_float(Ints a) {
   return _mm256_cvtepi32_ps(a);
+}
+// To the nearest, ties to even.
+KERNEL_INLINE Ints rounded(Floats a) {
+  return _mm256_cvtps_epi32(a);
 }
 // Each byte becomes table[byte]. Requires: bytes < 16.
 KERNEL_INLINE Ints lookup(const int8_t* table, Ints bytes) {
@@ -221,19 +238,60 @@ KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out)
   store_i(out + 64, _mm256_unpacklo_epi16(ab1, cd1));
   store_i(out + 96, _mm256_unpackhi_epi16(ab1, cd1));
 }
-// round(w), 0 <= w < 2^14: its upper and its lower seven bits, a byte each.
-KERNEL_INLINE void store_weights(Floats w, uint8_t* high, uint8_t* low) {
-  alignas(32) int32_t n[8];
-  store_i(n, _mm256_cvtps_epi32(w));
-  for (int i = 0; i < 8; ++i) high[i] = static_cast<uint8_t>(n[i] >> 7), low[i] = static_cast<uint8_t>(n[i] & 127);
+// The bits of |x|: as integers they are in the order of the magnitudes, infinities and NaN last.
+KERNEL_INLINE Ints magnitude_bits(Floats x) {
+  return _mm256_and_si256(_mm256_castps_si256(x), set_i(0x7fffffff));
+}
+KERNEL_INLINE Ints max_i(Ints a, Ints b) {
+  return _mm256_max_epi32(a, b);
+}
+KERNEL_INLINE int32_t largest(Ints a) {
+  __m128i q = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
+// The lowest byte of every lane.
+KERNEL_INLINE void store_bytes(Ints a, void* p) {
+  const Ints lowest = _mm256_shuffle_epi8(a, _mm256_set1_epi64x(0x0c080400));
+  const int32_t x[2] = {_mm256_extract_epi32(lowest, 0), _mm256_extract_epi32(lowest, 4)};
+  std::memcpy(p, x, 8);
+}
+// Sixteen bytes, for every four lanes the same.
+KERNEL_INLINE Ints broadcast_16(const void* p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+KERNEL_INLINE Floats broadcast_16(const float* p) {
+  return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+}
+// Lane 4 r + c of the result: the sum of lanes [4 r, 4 r + 4) of v[c].
+KERNEL_INLINE Ints sum_fours(Ints a, Ints b, Ints c, Ints d) {
+  return _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+}
+// p[r] in lanes [4 r, 4 r + 4), and back from the first of them.
+KERNEL_INLINE Floats load_fours(const float* p) {
+  return _mm256_set_m128(_mm_set1_ps(p[1]), _mm_set1_ps(p[0]));
+}
+KERNEL_INLINE void store_fours(float* p, Floats v) {
+  p[0] = _mm256_cvtss_f32(v);
+  p[1] = _mm_cvtss_f32(_mm256_extractf128_ps(v, 1));
+}
+// Of each four lanes (a, b, c, d): (b, a, d, c), and (c, d, a, b).
+KERNEL_INLINE Floats swap_ones(Floats v) {
+  return _mm256_permute_ps(v, 0xb1);
+}
+KERNEL_INLINE Floats swap_twos(Floats v) {
+  return _mm256_permute_ps(v, 0x4e);
 }
 // sums += the four products of bytes in each lane: u 0..127, s signed.
 KERNEL_INLINE Ints dot4_vectors(Ints sums, Ints u, Ints s) {
   return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
 }
-// Both signed: |a| * (sign(a) b).
+// Both signed: |a| * (sign(a) b). dot4_four: the same four bytes of b for all lanes.
 KERNEL_INLINE Ints dot4_both(Ints sums, Ints a, Ints b) {
   return dot4_vectors(sums, _mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
+}
+KERNEL_INLINE Ints dot4_four(Ints sums, Ints a, const int8_t* b) {
+  return dot4_both(sums, a, broadcast_4(b));
 }
 // sums += the four products of bytes in each lane. Requires: weights in 0..128, so that the 16-bit sums of two hold.
 KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
@@ -277,6 +335,11 @@ KERNEL_INLINE void store_rounded(const Block32& x, float inverse, int8_t* qs, in
     sums[half] = static_cast<int16_t>(_mm_cvtsi128_si32(_mm_add_epi32(total, _mm_shuffle_epi32(total, 0xb1))));
   }
 }
+
+constexpr int kBlocksAtOnce = 0;
+KERNEL_INLINE bool quantise_blocks(const float*, int8_t*, float*, int16_t*, uint32_t, uint32_t) {
+  return false;
+}  // never asked for
 
 // ---------------------------------------------------------------------------------------------------------------- rope
 

@@ -61,6 +61,10 @@ KERNEL_INLINE Floats round_even(Floats a) {
 KERNEL_INLINE Floats scale_by_power(Floats a, Floats n) {
   return _mm512_scalef_ps(a, n);
 }
+// a < b ? yes : no, lane by lane; no where one is NaN
+KERNEL_INLINE Floats where_less(Floats a, Floats b, Floats yes, Floats no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
 
 KERNEL_INLINE __m256 low(Floats v) {
   return _mm512_castps512_ps256(v);
@@ -78,6 +82,14 @@ KERNEL_INLINE float sum(Floats v) {
 }
 KERNEL_INLINE float largest(Floats v) {
   return _mm512_reduce_max_ps(v);
+}
+
+// Lane i and lane i ^ kDistance change places.
+template <int kDistance>
+KERNEL_INLINE Floats swap_lanes(Floats v) {
+  if constexpr (kDistance == 1) return _mm512_permute_ps(v, 0xb1);
+  if constexpr (kDistance == 2) return _mm512_permute_ps(v, 0x4e);
+  return _mm512_shuffle_f32x4(v, v, kDistance == 4 ? 0xb1 : 0x4e);
 }
 
 // Sixteen numbers of a file to float32.
@@ -206,6 +218,10 @@ KERNEL_INLINE Floats as_floats(Ints a) {
 KERNEL_INLINE Floats to_float(Ints a) {
   return _mm512_cvtepi32_ps(a);
 }
+// To the nearest, ties to even.
+KERNEL_INLINE Ints rounded(Floats a) {
+  return _mm512_cvtps_epi32(a);
+}
 // Each byte becomes table[byte]. Requires: bytes < 16.
 KERNEL_INLINE Ints lookup(const int8_t* table, Ints bytes) {
   return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), bytes);
@@ -283,13 +299,48 @@ KERNEL_INLINE void interleave_four(const int8_t* p, int64_t stride, int8_t* out)
   store_i(out + 128, _mm512_unpacklo_epi16(ab1, cd1));
   store_i(out + 192, _mm512_unpackhi_epi16(ab1, cd1));
 }
-// round(w), 0 <= w < 2^14: its upper and its lower seven bits, a byte each.
-KERNEL_INLINE void store_weights(Floats w, uint8_t* high, uint8_t* low) {
-  const Ints n = _mm512_cvtps_epi32(w);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srli_epi32(n, 7)));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(_mm512_and_si512(n, set_i(127))));
+// The bits of |x|: as integers they are in the order of the magnitudes, infinities and NaN last.
+KERNEL_INLINE Ints magnitude_bits(Floats x) {
+  return _mm512_and_si512(_mm512_castps_si512(x), set_i(0x7fffffff));
 }
-
+KERNEL_INLINE Ints max_i(Ints a, Ints b) {
+  return _mm512_max_epi32(a, b);
+}
+KERNEL_INLINE int32_t largest(Ints a) {
+  return _mm512_reduce_max_epi32(a);
+}
+// The lowest byte of every lane.
+KERNEL_INLINE void store_bytes(Ints a, void* p) {
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
+}
+// Sixteen bytes, for every four lanes the same.
+KERNEL_INLINE Ints broadcast_16(const void* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+KERNEL_INLINE Floats broadcast_16(const float* p) {
+  return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+}
+// Lane 4 r + c of the result: the sum of lanes [4 r, 4 r + 4) of v[c].
+KERNEL_INLINE Ints sum_fours(Ints a, Ints b, Ints c, Ints d) {
+  const Ints x = add_i(lanes<0x88>(a, b), lanes<0xdd>(a, b)), y = add_i(lanes<0x88>(c, d), lanes<0xdd>(c, d));
+  return add_i(lanes<0x88>(x, y), lanes<0xdd>(x, y));
+}
+// p[r] in lanes [4 r, 4 r + 4), and back from the first of them.
+KERNEL_INLINE Floats load_fours(const float* p) {
+  const Ints each = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+  return _mm512_permutexvar_ps(each, _mm512_castps128_ps512(_mm_loadu_ps(p)));
+}
+KERNEL_INLINE void store_fours(float* p, Floats v) {
+  const Ints firsts = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  _mm_storeu_ps(p, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, v)));
+}
+// Of each four lanes (a, b, c, d): (b, a, d, c), and (c, d, a, b).
+KERNEL_INLINE Floats swap_ones(Floats v) {
+  return _mm512_permute_ps(v, 0xb1);
+}
+KERNEL_INLINE Floats swap_twos(Floats v) {
+  return _mm512_permute_ps(v, 0x4e);
+}
 #if WESTLAKE_VNNI
 // In assembly, because GCC 12 copies the sums to another register and back around the intrinsic, in kernels with many
 // of them every time (a third slower).
@@ -297,13 +348,17 @@ KERNEL_INLINE Ints dpbusd(Ints sums, Ints u, Ints s) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(u), "v"(s));
   return sums;
 }
-// sums += the four products of bytes in each lane: u 0..127, s signed. dot4_both: a as wide() made it, which adds 128
-// times the sum of b.
+// sums += the four products of bytes in each lane: u 0..127, s signed. dot4_both: u as wide() made it, which adds 128
+// times the sum of the four of s. dot4_four: the same four bytes of s for all lanes, from memory.
 KERNEL_INLINE Ints dot4_vectors(Ints sums, Ints u, Ints s) {
   return dpbusd(sums, u, s);
 }
-KERNEL_INLINE Ints dot4_both(Ints sums, Ints a, Ints b) {
-  return dpbusd(sums, a, b);
+KERNEL_INLINE Ints dot4_both(Ints sums, Ints u, Ints s) {
+  return dpbusd(sums, u, s);
+}
+KERNEL_INLINE Ints dot4_four(Ints sums, Ints u, const int8_t* s) {
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(u), "m"(*reinterpret_cast<const int8_t(*)[4]>(s)));
+  return sums;
 }
 constexpr bool kWideUnsigned = true;  // dot4 takes weights up to 255
 KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
@@ -317,10 +372,13 @@ constexpr bool kWideUnsigned = false;
 KERNEL_INLINE Ints dot4_vectors(Ints sums, Ints u, Ints s) {
   return _mm512_add_epi32(sums, _mm512_madd_epi16(_mm512_maddubs_epi16(u, s), _mm512_set1_epi16(1)));
 }
-// Both signed: |a| * (sign(a) b).
+// Both signed: |a| * (sign(a) b). dot4_four: the same four bytes of b for all lanes.
 KERNEL_INLINE Ints dot4_both(Ints sums, Ints a, Ints b) {
   return dot4_vectors(sums, _mm512_abs_epi8(a),
                       _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), _mm512_setzero_si512(), b));
+}
+KERNEL_INLINE Ints dot4_four(Ints sums, Ints a, const int8_t* b) {
+  return dot4_both(sums, a, broadcast_4(b));
 }
 // sums += the four products of bytes in each lane. Requires: weights in 0..128, so that the 16-bit sums of two hold.
 KERNEL_INLINE Ints dot4(Ints sums, Ints weights, const int8_t* x) {
@@ -363,6 +421,50 @@ KERNEL_INLINE void store_rounded(const Block32& x, float inverse, int8_t* qs, in
   total = _mm256_add_epi32(total, _mm256_shuffle_epi32(total, 0xb1));
   sums[0] = static_cast<int16_t>(_mm256_cvtsi256_si32(total));
   sums[1] = static_cast<int16_t>(_mm_cvtsi128_si32(_mm256_extracti128_si256(total, 1)));
+}
+
+// Four blocks at once, what quantise_q8 does with each; nothing and false where one of them is none of the likely ones.
+constexpr int kBlocksAtOnce = 4;
+KERNEL_INLINE bool quantise_blocks(const float* x, int8_t* qs, float* d, int16_t* sums, uint32_t smallest,
+                                   uint32_t infinity) {
+  const Ints mask = set_i(0x7fffffff);
+  const Ints firsts = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);  // of each piece
+  Ints top[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    top[i] =
+        _mm512_max_epu32(_mm512_and_si512(load_i(x + 32 * i), mask), _mm512_and_si512(load_i(x + 32 * i + 16), mask));
+  }
+  // Piece i of four lanes: the largest of block i.
+  const Ints ab = _mm512_max_epu32(pieces<0x44>(top[0], top[1]), pieces<0xee>(top[0], top[1]));
+  const Ints cd = _mm512_max_epu32(pieces<0x44>(top[2], top[3]), pieces<0xee>(top[2], top[3]));
+  Ints all = _mm512_max_epu32(pieces<0x88>(ab, cd), pieces<0xdd>(ab, cd));
+  all = _mm512_max_epu32(all, lanes<0x4e>(all, all));
+  all = _mm512_max_epu32(all, lanes<0xb1>(all, all));
+  const Ints least = set_i(static_cast<int32_t>(smallest));
+  if (_mm512_cmplt_epu32_mask(sub_i(all, least), set_i(static_cast<int32_t>(infinity - smallest))) != 0xffff)
+    return false;
+  const Floats scale = div(as_floats(all), set(127.0f)), inverse = div(set(127.0f), as_floats(all));
+  _mm_storeu_ps(d, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, scale)));
+  const Floats factors[4] = {pieces<0x00>(inverse, inverse), pieces<0x55>(inverse, inverse),
+                             pieces<0xaa>(inverse, inverse), pieces<0xff>(inverse, inverse)};
+  Ints sixteens[2];  // each piece: the sum of sixteen numbers in all of its lanes
+#pragma GCC unroll 2
+  for (int pair = 0; pair < 2; ++pair) {
+    Ints n[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) n[i] = _mm512_cvtps_epi32(mul(load(x + 64 * pair + 16 * i), factors[2 * pair + i / 2]));
+    const Ints packed = _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));
+    const Ints q = _mm512_permutexvar_epi32(firsts, packed);
+    store_i(qs + 64 * pair, q);
+    Ints four = _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_set1_epi8(1), q), _mm512_set1_epi16(1));
+    four = add_i(four, lanes<0x4e>(four, four));
+    sixteens[pair] = add_i(four, lanes<0xb1>(four, four));
+  }
+  const Ints both = _mm512_mask_mov_epi32(sixteens[0], 0x2222, sixteens[1]);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums),
+                   _mm256_cvtepi32_epi16(_mm512_castsi512_si256(_mm512_permutexvar_epi32(firsts, both))));
+  return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------------- rope
