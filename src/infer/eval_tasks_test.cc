@@ -35,7 +35,7 @@ double summed(const Opened& opened, const std::vector<int32_t>& tokens, int64_t 
 }
 
 TEST(Scoring, EqualsTheSumOverEachTextAlone) {
-  const Opened opened("llama");
+  const Opened opened("llama_linear");
   std::vector<ScoreRequest> requests;
   for (int64_t n = 2; n < 40; n += 5) {
     ScoreRequest r;
@@ -63,12 +63,11 @@ struct EvalTask : testing::Test {
   Result<std::vector<EvalFigure>> run(const std::string& task, const std::string& path) {
     return run_eval_task(*opened.context, *opened.model, text, task, path, {});
   }
-  Opened opened{"llama"};
+  Opened opened{"llama_linear"};
   TextBundle text{byte_tokenizer()};
 };
 
 TEST_F(EvalTask, CountsBitsOfATextOnce) {
-  if (opened.model->config().vocab_size < 256) GTEST_SKIP() << "the model's vocabulary is smaller than the bytes";
   const std::string path =
       file("eval_bpb.txt", "A small text.\n<|endoftext|>\nAnother one, a little longer than the first.\n");
   const auto figures = run("bpb", path);
