@@ -5,6 +5,8 @@
 // (a second one only when there are many activations to quantise), and nothing is allocated once the scratch is warm.
 #include "kernels/context.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <new>
 
@@ -15,6 +17,11 @@ namespace {
 
 constexpr int64_t kAlignment = 64;  // bytes: a cache line, and the widest vector
 constexpr int64_t kFirstBlockBytes = 1 << 20;
+constexpr int64_t kLargePage = 2 << 20;  // bytes; blocks of that many and more begin at one
+
+constexpr std::align_val_t alignment_of(int64_t block_bytes) {
+  return std::align_val_t(block_bytes >= kLargePage ? kLargePage : kAlignment);
+}
 
 int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -25,7 +32,7 @@ int64_t round_up(int64_t n, int64_t multiple) {
 // ------------------------------------------------------------------------------------------------------------- scratch
 
 void Scratch::Free::operator()(std::byte* p) const {
-  ::operator delete[](p, std::align_val_t(kAlignment));
+  ::operator delete[](p, alignment);
 }
 
 void* Scratch::take_bytes(int64_t bytes) {
@@ -38,8 +45,11 @@ void* Scratch::take_bytes(int64_t bytes) {
     return taken;
   }
   const int64_t size = std::max({bytes, kFirstBlockBytes, 2 * (blocks_.empty() ? 0 : blocks_.back().size_bytes)});
-  auto* data = static_cast<std::byte*>(::operator new[](static_cast<size_t>(size), std::align_val_t(kAlignment)));
-  blocks_.push_back({std::unique_ptr<std::byte[], Free>(data), size});
+  const std::align_val_t alignment = alignment_of(size);
+  auto* data = static_cast<std::byte*>(::operator new[](static_cast<size_t>(size), alignment));
+  // Fewer misses of the address cache; not being granted is no error.
+  if (size >= kLargePage) madvise(data, static_cast<size_t>(size), MADV_HUGEPAGE);
+  blocks_.push_back({std::unique_ptr<std::byte[], Free>(data, Free{alignment}), size});
   used_ = bytes;
   return data;
 }

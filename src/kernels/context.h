@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "base/thread_pool.h"
@@ -33,6 +34,7 @@ class Scratch {
 
  private:
   struct Free {
+    std::align_val_t alignment;
     void operator()(std::byte* p) const;
   };
   struct Block {
