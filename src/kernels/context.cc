@@ -18,7 +18,6 @@ namespace {
 
 constexpr int64_t kAlignment = 64;  // bytes: a cache line, and the widest vector
 constexpr int64_t kFirstBlockBytes = 1 << 20;
-
 // Rows of activations lie kilobytes apart: in pages of 4 KB each of them would miss the address cache. Blocks that hold
 // some are in large pages.
 constexpr int64_t kLargePage = 2 << 20;
