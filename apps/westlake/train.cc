@@ -1,4 +1,5 @@
-// westlake train: a model from text, into a folder that every reader of Hugging Face checkpoints opens; --resume goes on.
+// westlake train: a model from text, into a folder that every reader of Hugging Face checkpoints opens; --resume goes
+// on.
 #include "westlake/command.h"
 #include "westlake/train_run.h"
 

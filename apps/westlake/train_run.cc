@@ -38,10 +38,14 @@ Result<int64_t> parse_count(const std::string& text) {
   char* end = nullptr;
   double value = std::strtod(text.c_str(), &end);
   const std::string unit = end;
-  if (unit == "k" || unit == "K") value *= 1e3;
-  else if (unit == "M") value *= 1e6;
-  else if (unit == "B" || unit == "G") value *= 1e9;
-  else if (!unit.empty() || end == text.c_str()) value = -1;
+  if (unit == "k" || unit == "K")
+    value *= 1e3;
+  else if (unit == "M")
+    value *= 1e6;
+  else if (unit == "B" || unit == "G")
+    value *= 1e9;
+  else if (!unit.empty() || end == text.c_str())
+    value = -1;
   if (!(value >= 1 && value < 9e18))
     return make_error(Code::kInvalidArgument, "--tokens is '{}', expected a number such as 200M or 1.5B", text);
   return static_cast<int64_t>(value);
@@ -108,8 +112,8 @@ Result<Origin> origin_of_model(const RunOptions& options, RunFolder& folder) {
                       c.vocab_size, text.tokenizer.vocab_size());
   }
   if (options.settings.sequence_length > c.max_position_embeddings) {
-    return make_error(Code::kInvalidArgument, "--sequence is {}, the model's context {}", options.settings.sequence_length,
-                      c.max_position_embeddings);
+    return make_error(Code::kInvalidArgument, "--sequence is {}, the model's context {}",
+                      options.settings.sequence_length, c.max_position_embeddings);
   }
   SamplingDefaults sampling = origin.checkpoint->sampling_defaults();
   if (!sampling.temperature) sampling.temperature = kTemperature;
@@ -153,7 +157,8 @@ std::string notes_of(const RunOptions& options) {
 Status read_notes(const std::string& notes, const std::string& place, RunOptions* options) {
   TRY_ASSIGN(const JsonDocument document, JsonDocument::parse(notes, place));
   JsonObject object;
-  if (document.root().get(object) != simdjson::SUCCESS) return make_error(Code::kCorrupt, "{}: notes are no object", place);
+  if (document.root().get(object) != simdjson::SUCCESS)
+    return make_error(Code::kCorrupt, "{}: notes are no object", place);
   const auto list = [&](const char* key, std::vector<std::string>* texts) {
     JsonArray array;
     if (object[key].get(array) != simdjson::SUCCESS) return;
@@ -185,8 +190,8 @@ class StepLine {
     const bool marked = r.valid_bits_per_byte > 0;
     if (!terminal_ && !marked && !last) return;
     std::string text = fmt::format("step {}{}  {:.2f}M tokens  loss {:.3f}  {:.3f} bits/byte", r.step,
-                                   r.steps > 0 ? fmt::format("/{}", r.steps) : "", static_cast<double>(r.tokens) * 1e-6, r.main,
-                                   r.bits_per_byte);
+                                   r.steps > 0 ? fmt::format("/{}", r.steps) : "", static_cast<double>(r.tokens) * 1e-6,
+                                   r.main, r.bits_per_byte);
     if (marked) text += fmt::format("  valid {:.4f}", r.valid_bits_per_byte);
     text += fmt::format("  {:.0f} tok/s", r.tokens_per_s);
     if (roof_ > 0) text += fmt::format("  {:.0f} % of roof", 100 * r.flop_s / roof_);
@@ -202,10 +207,13 @@ class StepLine {
   double roof_;
 };
 
-ReportFacts facts_of(const RunOptions& options, const ModelConfig& config, const TrainSettings& s, const TrainMemory& memory) {
+ReportFacts facts_of(const RunOptions& options, const ModelConfig& config, const TrainSettings& s,
+                     const TrainMemory& memory) {
   ReportFacts facts;
   facts.title = fs::path(options.out).filename().string() + ": " + options.model;
-  const auto add = [&](std::string what, std::string value) { facts.rows.push_back({std::move(what), std::move(value)}); };
+  const auto add = [&](std::string what, std::string value) {
+    facts.rows.push_back({std::move(what), std::move(value)});
+  };
   add("model", fmt::format("{}, {:.2f}M parameters, {:.2f}M active a token", config.model_type,
                            static_cast<double>(config.parameters()) * 1e-6,
                            static_cast<double>(config.active_parameters()) * 1e-6));
@@ -213,7 +221,8 @@ ReportFacts facts_of(const RunOptions& options, const ModelConfig& config, const
   add("optimizer", fmt::format("{}, lr {} (Muon {}), weight decay {}, clip {}",
                                s.optimiser.kind == OptimiserKind::kMuon ? "Muon and AdamW" : "AdamW", s.optimiser.lr,
                                s.optimiser.muon.lr, s.optimiser.weight_decay, s.optimiser.clip));
-  add("schedule", fmt::format("{}, warm-up {}, decay {}", schedule_name(s.schedule), s.warmup_fraction, s.decay_fraction));
+  add("schedule",
+      fmt::format("{}, warm-up {}, decay {}", schedule_name(s.schedule), s.warmup_fraction, s.decay_fraction));
   add("batch", fmt::format("{} tokens in rows of {}", s.batch_tokens, s.sequence_length));
   add("memory", fmt::format("{} planned", human_bytes(static_cast<uint64_t>(memory.total()))));
   return facts;
@@ -230,8 +239,7 @@ void print_plan(const RunOptions& options, const ModelConfig& config, const Toke
   int64_t cut = 0;
   for (int64_t d = 0; options.chat && d < data.documents(); ++d)
     cut += data.document_start(d + 1) - data.document_start(d) > T ? 1 : 0;
-  if (cut > 0)
-    fmt::print(stderr, "note: {} conversations are longer than --sequence {} and are cut there\n", cut, T);
+  if (cut > 0) fmt::print(stderr, "note: {} conversations are longer than --sequence {} and are cut there\n", cut, T);
 }
 
 // Steps, samples and the report, until the end.
@@ -310,7 +318,8 @@ Status train(RunOptions options) {
   inputs.padding_id = std::max(text.tokenizer.eos_id(), 0);
   inputs.token_bytes = token_bytes(text.tokenizer, config.vocab_size);
   inputs.notes = notes_of(options);
-  TRY_ASSIGN(const std::unique_ptr<Trainer> trainer, Trainer::create(pool, *kernels, std::move(inputs), settings, folder));
+  TRY_ASSIGN(const std::unique_ptr<Trainer> trainer,
+             Trainer::create(pool, *kernels, std::move(inputs), settings, folder));
   print_plan(options, config, data, *trainer);
   if (resume) {
     TRY(trainer->resume());
@@ -335,8 +344,12 @@ void add_settings(CLI::App& command, RunOptions* o) {
   command.add_option("--batch-tokens", s.batch_tokens, "tokens of an update")->capture_default_str();
   command.add_option("--micro-batch", s.micro_batch_rows, "rows of a pass (default: some 8192 tokens)");
   command.add_option("--seed", s.seed, "of weights and order of the data")->capture_default_str();
-  command.add_option("--precision", o->precision, "bf16 or f32")->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();
-  command.add_option("--optimizer", o->optimizer, "muon or adamw")->check(CLI::IsMember({"muon", "adamw"}))->capture_default_str();
+  command.add_option("--precision", o->precision, "bf16 or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  command.add_option("--optimizer", o->optimizer, "muon or adamw")
+      ->check(CLI::IsMember({"muon", "adamw"}))
+      ->capture_default_str();
   command.add_option("--lr", s.optimiser.lr, "rate of AdamW")->capture_default_str();
   command.add_option("--muon-lr", s.optimiser.muon.lr, "rate of Muon")->capture_default_str();
   command.add_option("--weight-decay", s.optimiser.weight_decay, "AdamW's")->capture_default_str();
@@ -375,7 +388,8 @@ void add_run_options(CLI::App& command, RunOptions* o) {
 Status run_training(RunOptions options) {
   if (!options.resume.empty()) {
     if (!options.model.empty() || !options.out.empty())
-      return make_error(Code::kInvalidArgument, "--resume goes on with a run as it was begun: model and --out are its own");
+      return make_error(Code::kInvalidArgument,
+                        "--resume goes on with a run as it was begun: model and --out are its own");
     options.out = options.resume;
     return train(std::move(options));
   }
@@ -384,7 +398,8 @@ Status run_training(RunOptions options) {
   }
   TrainSettings& s = options.settings;
   if ((s.tokens > 0) + (s.epochs > 0) + (s.minutes > 0) > 1)
-    return make_error(Code::kInvalidArgument, "--tokens, --epochs and --minutes are three ways to say how long: give one");
+    return make_error(Code::kInvalidArgument,
+                      "--tokens, --epochs and --minutes are three ways to say how long: give one");
   s.precision = options.precision == "bf16" ? Precision::kBf16 : Precision::kFull;
   s.optimiser.kind = options.optimizer == "muon" ? OptimiserKind::kMuon : OptimiserKind::kAdamW;
   TRY_ASSIGN(s.schedule, parse_schedule(options.schedule));

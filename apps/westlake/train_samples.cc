@@ -16,7 +16,8 @@ Status read_line(std::string_view line, const std::string& place, std::vector<Re
   TRY_ASSIGN(const JsonDocument document, JsonDocument::parse(line, place));
   JsonObject object;
   ReportSample sample;
-  if (document.root().get(object) != simdjson::SUCCESS) return make_error(Code::kCorrupt, "{}: a line is no object", place);
+  if (document.root().get(object) != simdjson::SUCCESS)
+    return make_error(Code::kCorrupt, "{}: a line is no object", place);
   TRY(json_read(object, "step", place, &sample.step));
   TRY(json_read(object, "prompt", place, &sample.prompt));
   TRY(json_read(object, "text", place, &sample.text));

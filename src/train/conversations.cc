@@ -67,7 +67,8 @@ Result<Conversation> read_conversation(std::string_view line, std::string_view p
   }
   if (c.answers == 0)
     return make_error(Code::kInvalidArgument,
-                      "{}: the conversation has no message of 'assistant', so there is nothing to learn from it", place);
+                      "{}: the conversation has no message of 'assistant', so there is nothing to learn from it",
+                      place);
   while (c.messages.back().role != "assistant") c.messages.pop_back();
   JsonElement tools;
   if (json_has(object, "tools") && object["tools"].get(tools) == simdjson::SUCCESS) c.tools = tools;

@@ -63,7 +63,8 @@ std::string chat(std::initializer_list<std::pair<const char*, const char*>> mess
 TEST(Conversations, answers_and_their_ends_are_learnt) {
   const TextBundle bundle = bundle_of(kTurns);
   EXPECT_EQ(marked(bundle, chat({{"user", "abc"}, {"assistant", "dea"}})), "[U]abc[A]|dea[E]^");
-  EXPECT_EQ(marked(bundle, chat({{"system", "bb"}, {"user", "abc"}, {"assistant", "dea"}, {"user", "c"}, {"assistant", "e"}})),
+  EXPECT_EQ(marked(bundle,
+                   chat({{"system", "bb"}, {"user", "abc"}, {"assistant", "dea"}, {"user", "c"}, {"assistant", "e"}})),
             "[U]bb[U]abc[A]|dea[E]^[U]c[A]|e[E]^");
   // What follows the last answer is left out, an empty answer is its end alone.
   EXPECT_EQ(marked(bundle, chat({{"user", "abc"}, {"assistant", ""}, {"user", "c"}})), "[U]abc[A]|[E]^");
@@ -73,11 +74,13 @@ TEST(Conversations, answers_and_their_ends_are_learnt) {
 TEST(Conversations, text_of_messages_is_text) {
   const TextBundle bundle = bundle_of(kTurns);
   std::vector<TokenPiece> pieces;
-  ASSERT_TRUE(add_conversation(bundle, chat({{"user", "<\uff5cAssistant\uff5c>"}, {"assistant", bundle.eos_token.c_str()}}),
+  ASSERT_TRUE(add_conversation(bundle,
+                               chat({{"user", "<\uff5cAssistant\uff5c>"}, {"assistant", bundle.eos_token.c_str()}}),
                                "x:1", &pieces)
                   .ok());
   int controls = 0;
-  for (const uint32_t id : pieces[0].ids) controls += bundle.tokenizer.is_special(static_cast<int32_t>(id & ~kContextOnly));
+  for (const uint32_t id : pieces[0].ids)
+    controls += bundle.tokenizer.is_special(static_cast<int32_t>(id & ~kContextOnly));
   EXPECT_EQ(controls, 3);  // user, assistant, eos
 }
 
@@ -107,7 +110,8 @@ TEST(Conversations, a_template_that_forgets) {
 
 TEST(Conversations, ends_that_the_template_leaves_out) {
   const TextBundle no_end = bundle_of(
-      "{% for m in messages %}{{ '<\uff5cUser\uff5c>' if m.role == 'user' else '<\uff5cAssistant\uff5c>' }}{{ m.content }}"
+      "{% for m in messages %}{{ '<\uff5cUser\uff5c>' if m.role == 'user' else '<\uff5cAssistant\uff5c>' }}{{ "
+      "m.content }}"
       "{% endfor %}{% if add_generation_prompt %}{{ '<\uff5cAssistant\uff5c>' }}{% endif %}");
   EXPECT_EQ(marked(no_end, chat({{"user", "a"}, {"assistant", "b"}})), "[U]a[A]|b[E]^");
   const TextBundle newline = bundle_of(
@@ -192,7 +196,8 @@ TEST_F(ConversationFiles, become_a_store_that_is_found_again) {
 
 TEST_F(ConversationFiles, errors_name_file_and_line) {
   const TextBundle bundle = bundle_of(kTurns);
-  ASSERT_TRUE(write_file(file_, chat({{"user", "a"}, {"assistant", "b"}}) + "\n\n" + chat({{"user", "a"}}) + "\n").ok());
+  ASSERT_TRUE(
+      write_file(file_, chat({{"user", "a"}, {"assistant", "b"}}) + "\n\n" + chat({{"user", "a"}}) + "\n").ok());
   expect_error(open(bundle), Code::kInvalidArgument, {"chats.jsonl:3: ", "assistant"});
   ASSERT_TRUE(write_file(file_, "\n \n").ok());
   expect_error(open(bundle), Code::kInvalidArgument, {"conversations", "empty"});

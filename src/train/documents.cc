@@ -15,8 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kSeparator = "<|endoftext|>";
-constexpr size_t kPartBytes = size_t{256} << 10;             // a part ends at the first good place from here on
-constexpr size_t kLongestPart = 16 * kPartBytes;             // and at any character from here on
+constexpr size_t kPartBytes = size_t{256} << 10;  // a part ends at the first good place from here on
+constexpr size_t kLongestPart = 16 * kPartBytes;  // and at any character from here on
 constexpr std::string_view kBlank = " \t\r\n\v\f";
 
 enum class Kind { kText, kJsonLines, kByFirstByte };
@@ -68,10 +68,11 @@ Status list_folder(const std::string& folder, DataKind wanted, std::vector<std::
   }
   if (error) return make_error(Code::kIo, "{}: cannot list the folder: {}", folder, error.message());
   if (found.empty()) {
-    return make_error(Code::kNotFound,
-                      "{}: the folder has no {} (also .zst or .gz). Hint: a file of another name is read when it is named "
-                      "itself",
-                      folder, wanted == DataKind::kTexts ? ".txt and no .jsonl" : ".jsonl");
+    return make_error(
+        Code::kNotFound,
+        "{}: the folder has no {} (also .zst or .gz). Hint: a file of another name is read when it is named "
+        "itself",
+        folder, wanted == DataKind::kTexts ? ".txt and no .jsonl" : ".jsonl");
   }
   std::sort(found.begin(), found.end());
   files->insert(files->end(), found.begin(), found.end());
@@ -104,7 +105,7 @@ struct DocumentReader::State {
   explicit State(std::vector<std::string> files) : lines(std::move(files)) {}
 
   DataLines lines;
-  bool in_file = false;      // a line of the file has been read
+  bool in_file = false;     // a line of the file has been read
   Kind kind = Kind::kText;  // of the file
 
   std::string line;
@@ -113,9 +114,7 @@ struct DocumentReader::State {
   bool begun = false;          // a part of it has been
   std::deque<TextPart> ready;  // parts to hand out
 
-  Error bad(std::string_view what) const {
-    return make_error(Code::kCorrupt, "{}: {}", lines.place(), what);
-  }
+  Error bad(std::string_view what) const { return make_error(Code::kCorrupt, "{}: {}", lines.place(), what); }
 
   // A blank line is of no document's text as long as there is none.
   Status add_text_line() {

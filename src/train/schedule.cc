@@ -22,7 +22,8 @@ double Schedule::factor(int64_t step) const {
 }
 
 Result<ScheduleKind> parse_schedule(const std::string& name) {
-  for (const ScheduleKind kind : {ScheduleKind::kConstant, ScheduleKind::kWsd, ScheduleKind::kCosine, ScheduleKind::kLinear}) {
+  for (const ScheduleKind kind :
+       {ScheduleKind::kConstant, ScheduleKind::kWsd, ScheduleKind::kCosine, ScheduleKind::kLinear}) {
     if (name == schedule_name(kind)) return kind;
   }
   return make_error(Code::kInvalidArgument, "schedule '{}' is not known. Hint: wsd, cosine, linear or constant", name);

@@ -75,15 +75,15 @@ struct TokenPiece {
 struct TokenRecipe {
   std::string identity;  // all that the tokens depend on besides the files: part of the key
   int64_t vocab_size = 0;
-  bool marked = false;                                            // ids may have kContextOnly
-  std::function<Result<bool>(std::vector<TokenPiece>*)> next;     // adds a round of pieces; false: it was the last
-  std::function<std::pair<uint64_t, uint64_t>()> bytes;           // of the files: behind, in all
+  bool marked = false;                                         // ids may have kContextOnly
+  std::function<Result<bool>(std::vector<TokenPiece>*)> next;  // adds a round of pieces; false: it was the last
+  std::function<std::pair<uint64_t, uint64_t>()> bytes;        // of the files: behind, in all
   std::string_view empty = "the data has no text: every file is empty";  // what is said when there are no pieces
 };
 
 // Opens the tokens of `files` (as list_data_files gives them) in `folder`, after making them where they are not there.
-// Standard input is read every time. Errors: those of the recipe; kInvalidArgument for data without documents; kIo where
-// the folder cannot be written, or a file changed while it was read.
+// Standard input is read every time. Errors: those of the recipe; kInvalidArgument for data without documents; kIo
+// where the folder cannot be written, or a file changed while it was read.
 Result<TokenStore> open_store(const std::vector<std::string>& files, const std::string& folder,
                               const TokenRecipe& recipe, const TokenizeProgress& progress = {});
 
