@@ -1,5 +1,5 @@
-// westlake finetune: a model that answers, from one that continues: conversations through its own chat template, loss on
-// the assistant's tokens. The run's folder is as train's, and --resume goes on.
+// westlake finetune: a model that answers, from one that continues: conversations through its own chat template, loss
+// on the assistant's tokens. The run's folder is as train's, and --resume goes on.
 #include "westlake/command.h"
 #include "westlake/train_run.h"
 
@@ -43,9 +43,10 @@ void add_finetune(CLI::App& app, Action* action) {
   auto options = std::make_shared<RunOptions>(defaults());
   CLI::App* command = app.add_subcommand("finetune", "trains a model on conversations; --resume goes on");
   command->add_option("MODEL", options->model, "a run, a model folder, or a .gguf in f32, f16 or bf16");
-  command->add_option("--chat", options->data,
-                      "conversations: .jsonl (also .zst, .gz) of {\"messages\": [{\"role\", \"content\"}, ...]}, folders, "
-                      "- for standard input");
+  command->add_option(
+      "--chat", options->data,
+      "conversations: .jsonl (also .zst, .gz) of {\"messages\": [{\"role\", \"content\"}, ...]}, folders, "
+      "- for standard input");
   command->add_option("--valid", options->valid, "held-out conversations");
   add_run_options(*command, options.get());
   command->callback([action, options] { *action = [options] { return run(*options); }; });

@@ -252,8 +252,8 @@ Status TrainModel<Real>::load(const Checkpoint& checkpoint) {
     const auto param = params.find(tensor.spec.name);
     const auto bias = biases.find(tensor.spec.name);
     if (param == params.end() && bias == biases.end()) continue;  // a module's own copy of a shared tensor
-    const int64_t expected = param != params.end() ? param->second->rows * param->second->cols
-                                                   : static_cast<int64_t>(bias->second->size());
+    const int64_t expected =
+        param != params.end() ? param->second->rows * param->second->cols : static_cast<int64_t>(bias->second->size());
     std::vector<float> values(tensor.rows * tensor.cols);
     if (static_cast<int64_t>(values.size()) != expected)
       return make_error(Code::kCorrupt, "{}: '{}' has {} numbers, the config says {}", source.place, tensor.spec.name,

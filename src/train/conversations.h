@@ -1,10 +1,10 @@
-// Conversations as documents to learn answers from: the model's own chat template, and which tokens are the
-// assistant's. Idea: the template is not understood, it is asked. Rendered up to an answer, with what invites the
-// assistant to speak, it gives the context; rendered with the answer, it must give the same tokens and more: these are
-// the answer, up to the token that ends its turn, and they alone are targets. A template that writes earlier answers
-// differently once the conversation has gone on (without their reasoning) makes a document of each answer, as the model
-// will see it. A line of JSON is one conversation: {"messages": [{"role": "user", "content": "..."}, ...], "tools":
-// [...]}. Source: Hugging Face transformers, apply_chat_template and its conversational data sets.
+// Conversations as documents to learn answers from: the model's own chat template, and which tokens are the answers'.
+// Idea: the template is not understood, it is asked. Rendered up to an answer, with what invites the assistant to
+// speak, it gives the context; rendered with the answer, it must give the same tokens and more: these are the answer,
+// up to the token that ends its turn, and they alone are targets. A template that writes earlier answers differently
+// once the conversation has gone on (without their reasoning) makes a document of each, as the model will see it.
+// A line is {"messages": [{"role": "user", "content": "..."}, ...], "tools": [...]}.
+// Source: Hugging Face transformers, apply_chat_template and its conversational data sets.
 #pragma once
 
 #include <cstdint>

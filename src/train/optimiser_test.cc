@@ -170,7 +170,11 @@ TEST(Schedule, WarmsUpHoldsAndDecays) {
   const Schedule cosine = {ScheduleKind::kCosine, 110, 10, 0, 0.1};
   EXPECT_NEAR(cosine.factor(10), 1, 1e-12);
   EXPECT_NEAR(cosine.factor(60), 0.55, 1e-12);
-  EXPECT_FALSE(parse_schedule("linear").ok());
+  const Schedule linear = {ScheduleKind::kLinear, 110, 10, 0, 0.1};
+  EXPECT_NEAR(linear.factor(10), 1, 1e-12);
+  EXPECT_NEAR(linear.factor(35), 0.775, 1e-12);
+  EXPECT_EQ(parse_schedule("linear").value(), ScheduleKind::kLinear);
+  EXPECT_FALSE(parse_schedule("square").ok());
 }
 
 }  // namespace
