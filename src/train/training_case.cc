@@ -186,7 +186,6 @@ class Case {
 
   // |ours - expected| / |expected - origin| of every tensor; origin may be null.
   Status compare_grads(TrainingReport* report) {
-    if (!is_file(folder_ + "/grads.safetensors")) return {};
     TRY_ASSIGN(const Safetensors file, Safetensors::open(folder_ + "/grads.safetensors"));
     TrainingDifference d = {"grads", "", 0, meta_.grads};
     size_t i = 0;
