@@ -119,8 +119,8 @@ TEST_P(Q8Cache, IsCloseToFloat32) {
   const std::vector<float> f32 = logits(false, 600, 0, 2);
   const double prompt = relative_error(logits(true, 600, 0, 2), f32);
   const double short_prompt = relative_error(logits(true, 1, 600, 2), f32);  // every row alone, absorbed
-  EXPECT_LT(prompt, 0.1);  // of the numbers of a random model
-  EXPECT_GT(prompt, 0);    // it is another cache
+  EXPECT_LT(prompt, 0.1);                                                    // of the numbers of a random model
+  EXPECT_GT(prompt, 0);                                                      // it is another cache
   EXPECT_LT(prompt, 1.5 * short_prompt);
 }
 
