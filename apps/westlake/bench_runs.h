@@ -22,7 +22,7 @@ namespace westlake {
 
 struct BenchOptions {
   RuntimeOptions runtime;
-  int64_t prefill = 512, decode = 64, repeats = 5, chunk = 512;
+  int64_t prefill = 512, decode = 64, repeats = 5, chunk = 1024;
   std::vector<int64_t> batch;    // sequences at once
   int64_t batch_prompt = 64;     // tokens of each before they are decoded together
   int64_t batch_steps = 16;      // of decode, counted, a repeat

@@ -25,7 +25,7 @@ struct Options {
   RuntimeOptions runtime;
   ChatSettings settings;
   // Smaller than where nobody waits: Ctrl-C is heard between chunks.
-  SessionOptions session{.chunk = 128};
+  SessionOptions session{.chunk = 256};
   std::string speculate = "auto";
   bool verbose = false, thinking = false;
 };

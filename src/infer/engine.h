@@ -44,7 +44,7 @@ struct EngineOptions {
   int64_t cache_limit_bytes = 0;  // of all sequences; 0: no limit
   int64_t max_sequences = 64;     // that run at once; further ones wait
   // Tokens of prompts in a step. Where answers are being written, each of their tokens waits for the prompts' pieces.
-  int64_t prompt_tokens = 512;
+  int64_t prompt_tokens = 1024;
   int64_t prompt_tokens_beside_answers = 64;
   SpeculationOptions speculation;
   LogitsObserver on_logits;

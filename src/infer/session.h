@@ -26,7 +26,7 @@ namespace westlake {
 
 struct SessionOptions {
   int64_t context = 0;            // positions at most; 0: default_context()
-  int64_t chunk = 512;            // tokens of a prompt that go through the model together
+  int64_t chunk = 1024;           // tokens of a prompt that go through the model together
   int64_t cache_limit_bytes = 0;  // 0: no limit
   SpeculationOptions speculation;
 };

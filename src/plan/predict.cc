@@ -143,8 +143,9 @@ double KernelRoofs::seconds(const StepCost& cost, double read_gb_s, MlaForm form
   double sum = 0;  // nanoseconds
   for (const ProductCost& p : cost.products)
     sum += std::max(static_cast<double>(p.ops) / product_gop_s(p), static_cast<double>(p.bytes) / read);
-  sum += std::max(static_cast<double>(cost.attention_ops) / attend_gop_s(form),
-                  static_cast<double>(cost.cache_bytes) / read);
+  const double attend = static_cast<double>(cost.attention_ops) / attend_gop_s(form);
+  const double keys = static_cast<double>(cost.cache_bytes) / read;
+  sum += cost.q8_attention ? attend + keys : std::max(attend, keys);  // of int8 keys hardly any come meanwhile
   if (cost.rebuild_ops > 0) {  // as fast as products of many rows are
     double fastest = 1;
     for (const ProductCost& p : cost.products) fastest = std::max(fastest, product_gop_s(p));
