@@ -36,8 +36,9 @@ CpuFeatures detect() {
   f.avx512_vnni = f.avx512 && __builtin_cpu_supports("avx512vnni");
   f.avx512_vbmi = f.avx512 && __builtin_cpu_supports("avx512vbmi");
   f.avx512_bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
-  // Tiles: CPUID leaf 7 says that the units are there, XCR0 that the system saves their state (bit 17: the configuration,
-  // 18: the tiles), and the kernel must grant it to the process (ARCH_REQ_XCOMP_PERM, feature 18), once for all threads.
+  // Tiles: CPUID leaf 7 says that the units are there, XCR0 that the system saves their state (bit 17: the
+  // configuration, 18: the tiles), and the kernel must grant it to the process (ARCH_REQ_XCOMP_PERM, feature 18), once
+  // for all threads.
   unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
   __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
   constexpr unsigned kTileState = 3u << 17;

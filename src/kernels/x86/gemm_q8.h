@@ -8,20 +8,21 @@
 //
 //            K ->  kChunkBlocks blocks of 32
 //   rows   +--------+--------+-----     One or two groups of kLanes rows x one chunk are unpacked to tiles in the L1
-//   kLanes |  tiles |        |          cache (formats.h) and multiplied with every token of the tile, kTileTokens at a
-//          +--------+--------+          time; the sums of (row, token) wait in `sums` until the last chunk. One or two
-//                                       tokens alone: a unit is unpacked to registers and used at once.
+//   kLanes |  tiles |        |          cache (formats.h) while the first kTileTokens tokens are multiplied with them,
+//          +--------+--------+          then come the others, packed into one stream (packed_q8.h). The sums of
+//                                       (row, token) wait in `sums` until the last chunk. One or two tokens alone: a
+//                                       unit is unpacked to registers and used at once.
 //
 // Blocks of some tokens have a rest (Q8Rest): while the tiles of a chunk are there, each block is multiplied with its
 // list of rests too, four tokens at a time, into sums of their own.
 //
-// Each (row, token) has one chain of fused multiply-adds in ascending order of blocks, whatever T, the row range and
-// the level: the same bits as ref.
+// Each (row, token) has one chain of fused multiply-adds in ascending order of blocks (and one for its rests), whatever
+// T, the row range and the level: the same bits as ref.
 
 constexpr int kChunkBlocks = 16;  // 12 KB of tiles a row group at 16 lanes
 constexpr int kRowGroups =
     kLanes == 16 ? 2 : 1;  // of kLanes rows: two accumulators a (group, token), 32 or 16 registers
-constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile: unpacking is then 1/20 of the work
+constexpr int64_t kMaxTokens = kLanes == 16 ? 192 : 128;  // of a token tile
 constexpr int64_t kTileBytes = 512 << 10;                 // int8 activations of a token tile: they stay in the L2 cache
 
 // sum[g][t] += tile g x a block of NT tokens (packed_q8.h). Every activation that is loaded serves G groups of rows,
@@ -226,8 +227,7 @@ inline void dot_rests(const Tile* const (&tiles)[G], const Q8Rest& rest, int64_t
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) sum[g][t] = load(sums + (token[t] * G + g) * kLanes);
     }
-    const LooseTokens<Format, NT> pairs(rest.blocks, p);
-    dot_tile<Format, G, NT>(tiles, pairs.block(0), sum);
+    dot_tile<Format, G, NT>(tiles, RestBlocks<Format>(rest.blocks, p), sum);
 #pragma GCC unroll 4
     for (int t = 0; t < NT; ++t) {
 #pragma GCC unroll 2
@@ -266,13 +266,13 @@ KERNEL_INLINE Floats with_rest(Floats sum, const Rests& rests, int64_t t, int g)
   return all;
 }
 
-// One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory.
-template <typename Format, int G, int NT, typename Group>
+// One or two tokens: a unit is unpacked and multiplied at once, nothing waits in memory. Where there are no rests, no
+// code for them either: their tiles must lie in memory, which costs 5 % of a decode.
+template <typename Format, int G, int NT, bool kRests, typename Group>
 inline void dot_groups_few(const Group (&groups)[G], const Q8Rows& x, int64_t t0, const Rests& rests,
                            const Output& out) {
   const LooseTokens<Format, NT> tokens(x, t0);
   const int64_t units = x.cols / 32 / Format::kBlocks;
-  const int32_t* starts = x.rest == nullptr ? nullptr : x.rest->starts + t0 / kRestTokens * (x.cols / 32 + 1);
   Floats sum[G][NT];
   for (Floats(&of_group)[NT] : sum) {
     for (Floats& each : of_group) each = zero();
@@ -301,15 +301,24 @@ inline void dot_groups_few(const Group (&groups)[G], const Q8Rows& x, int64_t t0
         for (int64_t i = 0; i < kBytes; i += 64) prefetch(next[g] + b * kBytes + i);
       }
       dot_tile<Format, G, NT>(tile, tokens.block(u * Format::kBlocks + b), sum);
-      if (starts == nullptr) continue;
-      const int32_t begin = starts[u * Format::kBlocks + b], end = starts[u * Format::kBlocks + b + 1];
-      if (begin < end) dot_rests<Format, G>(tile, *x.rest, begin, end, rests.sums);
+      if constexpr (kRests) {
+        const int64_t block = u * Format::kBlocks + b, group = t0 / kRestTokens;
+        const int64_t begin = rests.x->begin(group, block, rests.blocks);
+        const int64_t end = rests.x->begin(group, block + 1, rests.blocks);
+        if (begin < end) dot_rests<Format, G>(tile, *rests.x, begin, end, rests.sums);
+      }
     }
   }
   for (int t = 0; t < NT; ++t) {
     for (int g = 0; g < G; ++g)
       store_part_or_all(out.y + t * out.ldy + g * kLanes, with_rest<G>(sum[g][t], rests, t, g), out.count);
   }
+}
+
+template <typename Format, int G, int NT, typename Group>
+inline void dot_few(const Group (&groups)[G], const Q8Rows& x, int64_t t0, const Rests& rests, const Output& out) {
+  if (rests.x == nullptr) return dot_groups_few<Format, G, NT, false>(groups, x, t0, rests, out);
+  dot_groups_few<Format, G, NT, true>(groups, x, t0, rests, out);
 }
 
 // One token is multiplied with two groups of rows at a time where a group alone waits for itself: two scales and two
@@ -367,8 +376,8 @@ template <typename Format, typename Group>
 inline void dot_one_group(const Group& group, const Q8Rows& x, const std::byte* packed, int64_t t0, int64_t tokens,
                           float* waiting, const Rests& rests, const Output& out) {
   const Group groups[1] = {group};
-  if (tokens == 1) return dot_groups_few<Format, 1, 1>(groups, x, t0, rests, out);
-  if (tokens == 2) return dot_groups_few<Format, 1, 2>(groups, x, t0, rests, out);
+  if (tokens == 1) return dot_few<Format, 1, 1>(groups, x, t0, rests, out);
+  if (tokens == 2) return dot_few<Format, 1, 2>(groups, x, t0, rests, out);
   dot_groups<Format, 1>(groups, x.cols / 32, packed, tokens, waiting, rests, out);
 }
 
@@ -405,7 +414,7 @@ inline void gemm_q8_of(const Mat& w, RowRange rows, const Q8Rows& x, int64_t T, 
         if (tokens > 2) {
           dot_groups<Format, 2>(groups, blocks, packed, tokens, sums, rests, to);
         } else if constexpr (kPairsOfGroups<Format>) {
-          dot_groups_few<Format, 2, 1>(groups, x, t0, rests, to);
+          dot_few<Format, 2, 1>(groups, x, t0, rests, to);
         }
       }
     }

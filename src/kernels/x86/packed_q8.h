@@ -39,6 +39,23 @@ struct PackedBlock {
   KERNEL_INLINE Floats scaled_ones(int t, int h) const { return as_floats(minus_offset(t, h)); }
 };
 
+// The 16-bit pair (a, b) that picks the sum of qs over part h out of the sums of its two halves.
+template <typename Format>
+constexpr unsigned pick_part(int h) {
+  return Format::kHalves == 1 ? 0x00010001 : h == 0 ? 0x00000001 : 0x00010000;
+}
+
+// Of the two sums of a block as it lies: what PackedBlock has ready.
+template <typename Format>
+KERNEL_INLINE Ints loose_minus_offset(const int16_t* sums, int h) {
+  constexpr unsigned kMinusOffset = static_cast<unsigned>(-Format::kOffset & 0xffff);  // of a 16-bit number
+  return dot_pair(set_i(static_cast<int>(pick_part<Format>(h) * kMinusOffset)), sums);
+}
+template <typename Format>
+KERNEL_INLINE Floats loose_scaled_ones(const int16_t* sums, int h, Floats scale) {
+  return mul(to_float(dot_pair(set_i(static_cast<int>(pick_part<Format>(h))), sums)), scale);
+}
+
 // One or two tokens as they lie: for so few, packing costs more than it saves.
 template <typename Format, int NT>
 struct LooseTokens {
@@ -51,21 +68,28 @@ struct LooseTokens {
   struct Block {
     const LooseTokens& x;
     int64_t b;
-    // The 16-bit pair (a, b) that picks the sum of qs over part h out of the sums of its two halves.
-    static constexpr unsigned pick(int h) {
-      return Format::kHalves == 1 ? 0x00010001 : h == 0 ? 0x00000001 : 0x00010000;
-    }
     KERNEL_INLINE const int8_t* qs(int t) const { return x.rows[t] + 32 * b; }
     KERNEL_INLINE Floats scale(int t) const { return set(x.d[t][b]); }
-    KERNEL_INLINE Ints minus_offset(int t, int h) const {
-      constexpr unsigned kMinusOffset = static_cast<unsigned>(-Format::kOffset & 0xffff);  // of a 16-bit number
-      return dot_pair(set_i(static_cast<int>(pick(h) * kMinusOffset)), x.sums[t] + 2 * b);
-    }
+    KERNEL_INLINE Ints minus_offset(int t, int h) const { return loose_minus_offset<Format>(x.sums[t] + 2 * b, h); }
     KERNEL_INLINE Floats scaled_ones(int t, int h) const {
-      return mul(to_float(dot_pair(set_i(static_cast<int>(pick(h))), x.sums[t] + 2 * b)), scale(t));
+      return loose_scaled_ones<Format>(x.sums[t] + 2 * b, h, scale(t));
     }
   };
   KERNEL_INLINE Block block(int64_t b) const { return {*this, b}; }
+};
+
+// The rests from one pair on, a block each, one behind the other. Pointers of their own (LooseTokens) took GCC a third
+// of a product to compute.
+template <typename Format>
+struct RestBlocks {
+  const int8_t* first;
+  const float* d;
+  const int16_t* sums;
+  RestBlocks(const Q8Rows& x, int64_t pair) : first(x.qs + 32 * pair), d(x.d + pair), sums(x.sums + 2 * pair) {}
+  KERNEL_INLINE const int8_t* qs(int t) const { return first + 32 * t; }
+  KERNEL_INLINE Floats scale(int t) const { return set(d[t]); }
+  KERNEL_INLINE Ints minus_offset(int t, int h) const { return loose_minus_offset<Format>(sums + 2 * t, h); }
+  KERNEL_INLINE Floats scaled_ones(int t, int h) const { return loose_scaled_ones<Format>(sums + 2 * t, h, scale(t)); }
 };
 
 // Tokens [t0, t0 + tokens), in chunks of `chunk` blocks; width_of(left) is how wide the tile is that begins at `left`
