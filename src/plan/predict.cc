@@ -37,9 +37,9 @@ std::vector<float> numbers(int64_t n) {
   return x;
 }
 
-// Rows of a sample that products are timed with: a few megabytes of weights, and not more than some billion operations.
+// Rows of a sample that products are timed with: a few megabytes of weights, and some billion operations: the rows must outweigh the quantising of x.
 int64_t sample_rows(const Mat& w, int64_t T) {
-  constexpr int64_t kBytes = 4 << 20, kOps = 400'000'000;
+  constexpr int64_t kBytes = 4 << 20, kOps = 4'000'000'000;
   const int64_t rows = std::min({w.rows, kBytes / std::max<int64_t>(1, w.row_bytes), kOps / (w.cols * T)});
   return std::min(w.rows, std::max<int64_t>(kPanelRows * 8, rows / kPanelRows * kPanelRows));
 }
