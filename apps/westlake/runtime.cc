@@ -38,8 +38,10 @@ void add_runtime_options(CLI::App& command, RuntimeOptions* options) {
   command.add_option("--threads", options->threads, "threads (default: all cores)")->check(CLI::Range(1, 1024));
   command.add_flag("--exact", options->exact, "float32 activations and accumulation, weights dequantised to float32");
   command
-      .add_option("--kv", options->kv,
-                  "the cache: f32, or q8 (int8) where its heads allow, as auto; --exact always has f32")
+      .add_option(
+          "--kv", options->kv,
+          "the cache: f32, or q8 (int8) where its heads allow; auto: q8 but for models of width up to 1024, whose "
+          "answers feel the rounding; --exact always has f32")
       ->check(CLI::IsMember({"auto", "q8", "f32"}));
   command.add_option("--quant", options->quant,
                      "quantises a model of plain or FP8 weights on first load, to q8_0 q6_k q5_k q4_k q5_0 q5_1 q4_0 "
@@ -80,7 +82,8 @@ Result<Runtime> open_runtime(const RuntimeOptions& options) {
     TRY(model.lay_out(runtime.weights(), panels, *runtime.pool));
     if (!model.panels().note().empty()) fmt::print(stderr, "westlake: {}\n", model.panels().note());
   }
-  if (!options.exact && options.kv != "f32") model.use_q8_cache();
+  const bool q8 = options.kv == "q8" || (options.kv == "auto" && !model.fine());
+  if (!options.exact && q8) model.use_q8_cache();
   runtime.model = std::make_unique<Model>(std::move(model));
   runtime.load_s = seconds_since(start);
   return runtime;
