@@ -15,18 +15,12 @@
 
 #include "base/clock.h"
 #include "base/cpu.h"
+#include "flags.h"
 #include "kernels/roof.h"
 #include "kernels/train_cases.h"
 
 namespace westlake {
 namespace {
-
-struct Options {
-  std::string_view isa;
-  int threads = hardware_threads();
-  double seconds = 0.3;  // of a line
-  std::vector<std::string_view> words;
-};
 
 class Bench {
  public:
@@ -317,19 +311,5 @@ int run(const Options& options) {
 }  // namespace westlake
 
 int main(int argc, char** argv) {
-  westlake::Options options;
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view arg = argv[i];
-    const bool more = i + 1 < argc;
-    if (arg == "--isa" && more) {
-      options.isa = argv[++i];
-    } else if (arg == "--threads" && more) {
-      options.threads = std::clamp(std::atoi(argv[++i]), 1, 1024);
-    } else if (arg == "--seconds" && more) {
-      options.seconds = std::atof(argv[++i]);
-    } else {
-      options.words.push_back(arg);
-    }
-  }
-  return westlake::run(options);
+  return westlake::run(westlake::parse_flags(argc, argv));
 }

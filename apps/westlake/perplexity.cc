@@ -11,6 +11,7 @@
 #include "base/progress.h"
 #include "formats/text_file.h"
 #include "infer/kv_cache.h"
+#include "infer/scoring.h"
 #include "westlake/command.h"
 #include "westlake/runtime.h"
 
@@ -34,13 +35,6 @@ struct Score {
   int64_t top_equal = 0;            // tokens where both have the same best next token
   int64_t n = 0;
 };
-
-double log_sum_exp(const float* x, int64_t n) {
-  const float most = *std::max_element(x, x + n);
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(x[i]) - most);
-  return most + std::log(sum);
-}
 
 int64_t best(const float* x, int64_t n) {
   return std::max_element(x, x + n) - x;

@@ -322,7 +322,7 @@ Status train(RunOptions options) {
     TRY_ASSIGN(origin.config, config_of(from_file, text.tokenizer));
   }
   const ModelConfig& config = origin.config;
-  const Roof roof = measure_roof(pool);
+  const Roof roof = options.quiet && !options.ops ? Roof{} : measure_roof(pool);  // half a second, for who looks
   TRY_ASSIGN(const TokenStore data, tokens_of(pool, text, options.data, options.chat, "tokenizing", cancel));
   std::optional<TokenStore> valid;
   if (!options.valid.empty()) {

@@ -13,13 +13,6 @@ namespace {
 constexpr int64_t kPassTokens = 1024;
 constexpr int64_t kPassLogits = int64_t{32} << 20;
 
-double log_sum_exp(const float* x, int64_t n) {
-  const float most = *std::max_element(x, x + n);
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(x[i] - most));
-  return most + std::log(sum);
-}
-
 Status check(const ScoreRequest& request, int64_t V) {
   const int64_t n = static_cast<int64_t>(request.tokens.size());
   if (request.first < 1 || request.first >= n)
@@ -41,6 +34,13 @@ ScoreResult score(const ScoreRequest& request, const float* logits, int64_t V) {
 }
 
 }  // namespace
+
+double log_sum_exp(const float* x, int64_t n) {
+  const float most = *std::max_element(x, x + n);
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(x[i]) - most);
+  return most + std::log(sum);
+}
 
 Result<std::vector<ScoreResult>> score_texts(Context& ctx, const Model& model, std::span<const ScoreRequest> requests,
                                              const std::function<void(int64_t)>& done) {

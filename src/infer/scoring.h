@@ -14,6 +14,9 @@
 
 namespace westlake {
 
+// log sum_i exp(x[i]) of a row of logits, n >= 1, added in double.
+double log_sum_exp(const float* x, int64_t n);
+
 // A text of which the tokens from `first` on are scored, each given all before it.
 struct ScoreRequest {
   std::vector<int32_t> tokens;
